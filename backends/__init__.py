@@ -1,0 +1,1 @@
+"""What leaves the graph world: lowering, bundles, runners and the emulator."""

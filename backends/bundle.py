@@ -1,0 +1,242 @@
+"""Bundles: a directory (or one .zip) that holds a compiled pipeline. Written atomically, checked before use."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cospipe.backends.runtime.weights import Array, map_tensors, write_tensors
+from cospipe.ir.errors import BundleError, UsageError, several
+from cospipe.ir.manifest import MANIFEST_NAME, FileRecord, Manifest, parse_manifest
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle whose files are all there and unaltered.
+
+    Parameters
+    ----------
+    path : Path
+        What the user named: a directory or a .zip file.
+    folder : Path
+        Directory with the files; a temporary one for a .zip.
+    manifest : Manifest
+        What the files are.
+    """
+
+    path: Path
+    folder: Path
+    manifest: Manifest
+    _extracted: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False)
+
+    def file(self, name: str) -> Path:
+        """Return the absolute path of a file of the bundle."""
+        return (self.folder / name).resolve()
+
+    def reference(self) -> dict[str, Array]:
+        """Return the reference tensors by value name, as eager PyTorch computed them."""
+        return map_tensors(self.file(self.manifest.reference))
+
+    @property
+    def total_bytes(self) -> int:
+        """Size of all files."""
+        return sum(record.bytes for record in self.manifest.files.values())
+
+
+def open_bundle(path: str | Path) -> Bundle:
+    """Open a bundle and check every file against its SHA-256.
+
+    Raises
+    ------
+    UsageError
+        When there is no such path.
+    BundleError
+        When it is no bundle, or files are missing, truncated or altered; all of them are listed.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UsageError(f"There is no bundle at {str(path)!r}.")
+    folder, extracted = (path, None) if path.is_dir() else _extract(path)
+    manifest_file = folder / MANIFEST_NAME
+    if not manifest_file.is_file():
+        raise BundleError(f"{path} is not a bundle: it has no {MANIFEST_NAME}.")
+    manifest = parse_manifest(_text(manifest_file, path), f"{path}/{MANIFEST_NAME}")
+    problems = [problem for name, record in manifest.files.items() if (problem := _problem(folder, name, record))]
+    if problems:
+        raise BundleError(several(f"{path} was damaged or altered and will not be run", problems))
+    return Bundle(path, folder, manifest, extracted)
+
+
+def _text(file: Path, bundle: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise BundleError(f"{bundle} was damaged: {MANIFEST_NAME} is not text.") from error
+
+
+def _extract(path: Path) -> tuple[Path, tempfile.TemporaryDirectory[str]]:
+    extracted = tempfile.TemporaryDirectory(prefix="cospipe-")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            archive.extractall(extracted.name)  # drops absolute paths and "..": members stay inside
+    except (zipfile.BadZipFile, OSError) as error:
+        extracted.cleanup()
+        raise BundleError(f"{path} is neither a bundle directory nor a .zip of one: {error}.") from error
+    return Path(extracted.name), extracted
+
+
+def _problem(folder: Path, name: str, record: FileRecord) -> str | None:
+    file = folder / name
+    if file.is_symlink() or not file.is_file():
+        return f"{name} is missing"
+    if file.stat().st_size != record.bytes:
+        return f"{name} has {file.stat().st_size} bytes instead of {record.bytes}"
+    return None if _sha256(file) == record.sha256 else f"{name} was altered (its SHA-256 differs)"
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_bundle(output: str | Path, fill: Callable[[Path], Callable[[dict[str, FileRecord]], Manifest]]) -> Bundle:
+    """Write a bundle so that ``output`` is either the old one or the whole new one, whatever happens.
+
+    Parameters
+    ----------
+    output : str or Path
+        Directory, or a file name ending in .zip. An earlier bundle there is replaced.
+    fill : callable
+        Writes the files into the directory it is given; what it returns makes the manifest from their records.
+
+    Raises
+    ------
+    BundleError
+        When ``output`` exists and is not a bundle, or the disk is full.
+    """
+    output = Path(output)
+    check_output(output)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with _scratch_beside(output) as scratch:
+            folder = scratch / "bundle"
+            folder.mkdir()
+            make_manifest = fill(folder)
+            manifest = make_manifest(_records(folder))
+            (folder / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+            _move_into_place(_zipped(folder, scratch) if output.suffix == ".zip" else folder, output, scratch)
+    except OSError as error:
+        raise BundleError(f"The bundle {output} could not be written ({error}); nothing was changed.") from error
+    return open_bundle(output)
+
+
+def check_output(output: Path) -> None:
+    """Check that a bundle may be written to a path.
+
+    Raises
+    ------
+    UsageError
+        When something other than a bundle or an empty directory lies there.
+    """
+    if not output.exists():
+        return
+    is_empty = output.is_dir() and not any(output.iterdir())
+    is_bundle = (output / MANIFEST_NAME).is_file() if output.is_dir() else zipfile.is_zipfile(output)
+    if not (is_empty or is_bundle) or (output.suffix == ".zip") == output.is_dir():
+        raise UsageError(f"{output} exists and is not a bundle; choose another output, it will not be overwritten.")
+
+
+@contextmanager
+def _scratch_beside(output: Path) -> Iterator[Path]:
+    """Yield a directory on the same file system, removed in any case."""
+    scratch = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _records(folder: Path) -> dict[str, FileRecord]:
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return {
+        file.relative_to(folder).as_posix(): FileRecord(bytes=file.stat().st_size, sha256=_sha256(file))
+        for file in files
+    }
+
+
+def _zipped(folder: Path, scratch: Path) -> Path:
+    archive_path = scratch / "bundle.zip"
+    with zipfile.ZipFile(archive_path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(folder.rglob("*")):
+            archive.write(file, file.relative_to(folder))
+    return archive_path
+
+
+def _move_into_place(new: Path, output: Path, scratch: Path) -> None:
+    """Put the new bundle where the old one is; the old one comes back if that fails."""
+    old = scratch / "old"
+    if output.is_dir():
+        output.rename(old)
+    try:
+        os.replace(new, output)
+    except BaseException:
+        if old.exists():
+            old.rename(output)
+        raise
+
+
+def replace_weights(
+    bundle: Bundle, weights: Mapping[str, Array], reference: Mapping[str, Array], output: str | Path
+) -> Bundle:
+    """Write a bundle with the same libraries and other weights; nothing is compiled.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        The compiled pipeline.
+    weights : mapping of str to array
+        New values by parameter name; every name of the bundle, or some of them.
+    reference : mapping of str to array
+        The tensors of one frame computed with these weights, by value name.
+    output : str or Path
+        Where the new bundle goes.
+
+    Raises
+    ------
+    UsageError
+        When a name is unknown or a shape or dtype differs; all of them are listed.
+    """
+    stages = {stage.weights: map_tensors(bundle.file(stage.weights)) for stage in bundle.manifest.stages}
+    problems = _misfits(weights, stages)
+    if problems:
+        raise UsageError(several("These weights do not fit the bundle", problems))
+
+    def fill(folder: Path) -> Callable[[dict[str, FileRecord]], Manifest]:
+        shutil.copytree(bundle.folder, folder, dirs_exist_ok=True)
+        (folder / MANIFEST_NAME).unlink()
+        for file, tensors in stages.items():
+            write_tensors(folder / file, {name: weights.get(name, value) for name, value in tensors.items()})
+        write_tensors(folder / bundle.manifest.reference, reference)
+        return lambda files: bundle.manifest.model_copy(update={"files": files})
+
+    return write_bundle(output, fill)
+
+
+def _misfits(weights: Mapping[str, Array], stages: Mapping[str, Mapping[str, Array]]) -> list[str]:
+    known = {name: value for tensors in stages.values() for name, value in tensors.items()}
+    problems = [f"{name} is no weight of this bundle" for name in weights if name not in known]
+    return problems + [
+        f"{name} is {value.shape} {value.dtype}, expected {known[name].shape} {known[name].dtype}"
+        for name, value in weights.items()
+        if name in known and (value.shape, value.dtype) != (known[name].shape, known[name].dtype)
+    ]

@@ -1,0 +1,1 @@
+"""Running of AArch64 stages on this machine, under QEMU."""

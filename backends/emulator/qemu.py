@@ -1,0 +1,152 @@
+"""Running AArch64 stages on this machine: qemu-aarch64, a C library, the AArch64 TVM runtime and a small caller."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+from cospipe.backends.bundle import Bundle
+from cospipe.backends.emulator.aarch64_runtime import aarch64_runtime, cache_folder
+from cospipe.backends.runtime.weights import Array, TensorEntry, read_entries, write_tensors
+from cospipe.backends.tvm.link import zig_compile
+from cospipe.ir.errors import EmulatorError, several
+from cospipe.ir.manifest import StageFiles, TensorSpec
+
+_SYSROOTS = (Path("/usr/aarch64-linux-gnu"), Path("/"))
+_LOADER = "lib/ld-linux-aarch64.so.1"
+_CPP_LIBRARIES = (
+    "lib/libstdc++.so.6",
+    "usr/lib/aarch64-linux-gnu/libstdc++.so.6",
+    "lib/aarch64-linux-gnu/libstdc++.so.6",
+)
+_DLPACK_CODES = {"float": 2, "int": 0, "uint": 1, "bool": 6}
+
+
+@dataclass(frozen=True)
+class Emulator:
+    """Everything a stage needs to run as AArch64 code on this machine."""
+
+    qemu: str
+    sysroot: Path
+    runtime: Path
+    runner: Path
+
+    def run_stage(self, bundle: Bundle, stage: StageFiles, values: Mapping[str, Array]) -> dict[str, Array]:
+        """Call one stage of a bundle.
+
+        Parameters
+        ----------
+        bundle : Bundle
+            An AArch64 bundle.
+        stage : StageFiles
+            One of its stages.
+        values : mapping of str to array
+            The stage's inputs by value name.
+
+        Returns
+        -------
+        dict
+            The stage's outputs by value name.
+
+        Raises
+        ------
+        EmulatorError
+            When the emulated program fails; the message ends with its own.
+        """
+        with tempfile.TemporaryDirectory(prefix="cospipe-emulator-") as scratch:
+            folder = Path(scratch)
+            (folder / "weights.safetensors").symlink_to(bundle.file(stage.weights))
+            write_tensors(folder / "inputs.safetensors", {spec.name: values[spec.name] for spec in stage.inputs})
+            _write_arguments(folder, stage)
+            self._call(folder, bundle.file(stage.library), _threads(bundle, stage), stage.name)
+            return _read_results((folder / "results").read_bytes(), stage)
+
+    def _call(self, folder: Path, library: Path, threads: int, stage: str) -> None:
+        libraries = f"LD_LIBRARY_PATH={self.runtime}:{self.sysroot / 'lib'}"
+        command = [self.qemu, "-L", str(self.sysroot), "-E", libraries, str(self.runner)]
+        command += [str(self.runtime / "libtvm_runtime.so"), str(library), "arguments", "results", str(threads)]
+        finished = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        if finished.returncode != 0:
+            reason = finished.stderr.strip() or f"it ended with status {finished.returncode}"
+            raise EmulatorError(f"{stage} failed under qemu-aarch64: {reason}")
+
+
+def find_emulator() -> Emulator:
+    """Return the emulator, building the caller when it is not in the cache yet.
+
+    Raises
+    ------
+    EmulatorError
+        When QEMU or the AArch64 C and C++ libraries are missing; the message names the Debian packages.
+    """
+    qemu = shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
+    sysroot = next((root for root in _SYSROOTS if (root / _LOADER).exists()), None)
+    problems = [] if qemu else ["qemu-aarch64 is missing (Debian: apt-get install qemu-user)"]
+    if sysroot is None:
+        problems.append("the AArch64 C library is missing (Debian: apt-get install libc6-arm64-cross)")
+    elif not any((sysroot / library).exists() for library in _CPP_LIBRARIES):
+        problems.append("the AArch64 C++ library is missing (Debian: apt-get install libstdc++6-arm64-cross)")
+    if problems or qemu is None or sysroot is None:
+        raise EmulatorError(several("AArch64 code cannot be emulated here", problems))
+    runtime = aarch64_runtime()
+    return Emulator(qemu, sysroot, runtime, _build_runner(runtime))
+
+
+def _build_runner(runtime: Path) -> Path:
+    """Compile the caller once for each TVM version."""
+    runner = runtime / "stage_runner"
+    source = Path(__file__).with_name("stage_runner.c")
+    if runner.exists() and runner.stat().st_mtime >= source.stat().st_mtime:
+        return runner
+    spec = find_spec("tvm_ffi")
+    if spec is None or spec.origin is None:
+        raise EmulatorError("tvm_ffi is not installed; install it with: pip install apache-tvm-ffi.")
+    include = Path(spec.origin).parent / "include"
+    with tempfile.TemporaryDirectory(dir=cache_folder()) as scratch:
+        new = Path(scratch) / "stage_runner"
+        options = [str(source), f"-I{include}", f"-L{runtime}", "-ltvm_ffi", "-ldl", "-std=c11", "-Wall"]
+        zig_compile(options, new, "aarch64")
+        new.replace(runner)
+    return runner
+
+
+def _threads(bundle: Bundle, stage: StageFiles) -> int:
+    planned = next(planned for planned in bundle.manifest.plan.stages if planned.name == stage.name)
+    return planned.configuration.cores
+
+
+def _write_arguments(folder: Path, stage: StageFiles) -> None:
+    """List inputs and weights in the order the stage takes them."""
+    inputs, weights = read_entries(folder / "inputs.safetensors"), read_entries(folder / "weights.safetensors")
+    lines = [_line("inputs.safetensors", inputs[spec.name]) for spec in stage.inputs]
+    lines += [_line("weights.safetensors", weights[name]) for name in stage.weight_names]
+    (folder / "arguments").write_text("\n".join([*lines, ""]), encoding="utf-8")
+
+
+def _line(file: str, entry: TensorEntry) -> str:
+    kind = entry.dtype.rstrip("0123456789")
+    numbers = [entry.offset_bytes, _DLPACK_CODES[kind], np.dtype(entry.dtype).itemsize * 8, len(entry.shape)]
+    return " ".join(map(str, [file, *numbers, *entry.shape]))
+
+
+def _read_results(data: bytes, stage: StageFiles) -> dict[str, Array]:
+    expected = sum(_size_bytes(spec) for spec in stage.outputs)
+    if len(data) != expected:
+        raise EmulatorError(f"{stage.name} returned {len(data)} bytes under qemu-aarch64, expected {expected}.")
+    results, offset = {}, 0
+    for spec in stage.outputs:
+        flat = np.frombuffer(data, spec.dtype, count=int(np.prod(spec.shape)), offset=offset)
+        results[spec.name] = flat.reshape(spec.shape)
+        offset += _size_bytes(spec)
+    return results
+
+
+def _size_bytes(spec: TensorSpec) -> int:
+    return int(np.prod(spec.shape)) * np.dtype(spec.dtype).itemsize

@@ -1,0 +1,1 @@
+"""Running of bundles, without torch, networkx or the TVM compiler."""

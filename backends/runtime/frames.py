@@ -1,0 +1,103 @@
+"""Where frames come from: .npy and .npz files, images, or synthetic numbers."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cospipe.backends.runtime.weights import Array
+from cospipe.ir.errors import UsageError, several
+from cospipe.ir.manifest import Manifest, TensorSpec
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    """How an image becomes a network input: mean and standard deviation of each channel, for values from 0 to 1."""
+
+    mean: Sequence[float] = IMAGENET_MEAN
+    std: Sequence[float] = IMAGENET_STD
+
+
+def synthetic_frames(manifest: Manifest, count: int) -> Iterator[dict[str, Array]]:
+    """Yield frames of normally distributed numbers (zeros for integers), the same for every run.
+
+    Raises
+    ------
+    UsageError
+        When ``count`` is less than one.
+    """
+    if count < 1:
+        raise UsageError(f"The number of frames must be at least 1, not {count}.")
+    generator = np.random.default_rng(0)
+    few = [{spec.name: _synthetic(spec, generator) for spec in manifest.inputs} for _ in range(min(count, 4))]
+    return itertools.islice(itertools.cycle(few), count)
+
+
+def _synthetic(spec: TensorSpec, generator: np.random.Generator) -> Array:
+    if spec.dtype.startswith("float"):
+        return generator.standard_normal(spec.shape).astype(spec.dtype)
+    return np.zeros(spec.shape, spec.dtype)
+
+
+def read_frames(manifest: Manifest, files: Sequence[Path], options: ImageOptions) -> list[dict[str, Array]]:
+    """Read one frame from each file.
+
+    ``.npz`` files hold arrays by input name; ``.npy`` files and images are for networks with one input.
+
+    Raises
+    ------
+    UsageError
+        When files cannot be read or do not fit; all of them are listed.
+    """
+    frames, problems = [], []
+    for file in files:
+        try:
+            frames.append(_read_frame(manifest, file, options))
+        except (OSError, ValueError, UsageError) as error:
+            problems.append(f"{file}: {error}")
+    if problems:
+        raise UsageError(several("These inputs cannot be used", problems))
+    return frames
+
+
+def _read_frame(manifest: Manifest, file: Path, options: ImageOptions) -> dict[str, Array]:
+    if file.suffix == ".npz":
+        with np.load(file, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    if len(manifest.inputs) != 1:
+        raise UsageError(f"the network has {len(manifest.inputs)} inputs; give an .npz file with all of them")
+    spec = manifest.inputs[0]
+    array = np.load(file, allow_pickle=False) if file.suffix == ".npy" else read_image(file, spec, options)
+    return {spec.name: array}
+
+
+def read_image(file: Path, spec: TensorSpec, options: ImageOptions) -> Array:
+    """Read an image for a 1 x 3 x H x W input: shorter side scaled, centre cut out, normalised.
+
+    Raises
+    ------
+    UsageError
+        When the input takes no images, or Pillow is not installed.
+    """
+    if len(spec.shape) != 4 or spec.shape[:2] != (1, 3) or spec.dtype != "float32":
+        raise UsageError(f"images need a 1x3xHxW float32 input, this one is {spec}")
+    try:
+        from PIL import Image, ImageOps
+    except ImportError as error:
+        raise UsageError("reading images needs Pillow; install it with: pip install pillow") from error
+    with Image.open(file) as image:
+        size = (spec.shape[3], spec.shape[2])
+        return normalise_image(np.asarray(ImageOps.fit(image.convert("RGB"), size, Image.Resampling.BICUBIC)), options)
+
+
+def normalise_image(pixels: Array, options: ImageOptions) -> Array:
+    """Return H x W x 3 bytes as a normalised 1 x 3 x H x W float32 array."""
+    scaled = (pixels.astype(np.float32) / 255 - np.float32(options.mean)) / np.float32(options.std)
+    return np.ascontiguousarray(scaled.transpose(2, 0, 1)[None], dtype=np.float32)

@@ -1,0 +1,64 @@
+"""Results of a run as one .npz file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from cospipe.backends.runtime.weights import Array
+from cospipe.ir.errors import UsageError
+
+
+def check_results_file(path: Path | None) -> None:
+    """Check that results can be written to a path, before any frame runs.
+
+    Raises
+    ------
+    UsageError
+        When it is no .npz file name, or its directory does not exist.
+    """
+    if path is None:
+        return
+    if path.suffix != ".npz" or path.is_dir():
+        raise UsageError(f"Results are written as .npz; {path} is not such a file name.")
+    if not path.parent.is_dir():
+        raise UsageError(f"The directory {path.parent} does not exist.")
+
+
+class ResultWriter:
+    """Collects results and writes them when the run is over: each output stacked over the frames.
+
+    Nothing is written when the run fails.
+
+    Parameters
+    ----------
+    path : Path or None
+        File to write; None collects nothing.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._results: list[dict[str, Array]] = []
+
+    def add(self, result: dict[str, Array]) -> None:
+        """Keep the outputs of one frame."""
+        if self._path is not None:
+            self._results.append(result)
+
+    def __enter__(self) -> ResultWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._path is None or kind is not None or not self._results:
+            return
+        stacked = {name: np.stack([result[name] for result in self._results]) for name in self._results[0]}
+        scratch = self._path.with_name(f".{self._path.name}.new.npz")
+        try:
+            np.savez(scratch, **stacked)
+            scratch.replace(self._path)
+        finally:
+            scratch.unlink(missing_ok=True)

@@ -1,0 +1,124 @@
+"""Weights as safetensors, laid out so that a mapped file can be handed to vectorised kernels as it is.
+
+The safetensors format is written and read here because its own library chooses the order of the tensors and copies them
+on reading; a stage wants every tensor at a 64-byte boundary of a shared, read-only mapping.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cospipe.ir.errors import BundleError
+
+Array = npt.NDArray[Any]
+ALIGNMENT_BYTES = 64
+
+_DTYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
+_CODES = {name: code for code, name in _DTYPES.items()}
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Array]) -> None:
+    """Write tensors as a safetensors file whose data starts at a 64-byte boundary.
+
+    Tensors whose size is a multiple of 64 bytes come first, so all of them are aligned in a mapping.
+    """
+    order = sorted(tensors, key=lambda name: (tensors[name].nbytes % ALIGNMENT_BYTES != 0, name))
+    header, offset = {}, 0
+    for name in order:
+        array, end = tensors[name], offset + tensors[name].nbytes
+        header[name] = {"dtype": _CODES[str(array.dtype)], "shape": array.shape, "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-(8 + len(text)) % ALIGNMENT_BYTES)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            file.write(np.ascontiguousarray(tensors[name]).data)
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """Where one tensor lies in a safetensors file; ``offset_bytes`` counts from the start of the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    offset_bytes: int
+    size_bytes: int
+
+
+def read_entries(path: Path) -> dict[str, TensorEntry]:
+    """Return where every tensor of a safetensors file lies.
+
+    Raises
+    ------
+    BundleError
+        When the header or an entry does not fit the file.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > size - 8:
+            raise BundleError(f"{path.name} is not a safetensors file, or is cut off inside its header.")
+        text = file.read(length)
+    try:
+        header = json.loads(text)
+        header.pop("__metadata__", None)
+        return {name: _entry(entry, 8 + length, size) for name, entry in header.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BundleError(f"{path.name} is not a valid safetensors file: {error}.") from error
+
+
+def _entry(entry: dict[str, Any], start_bytes: int, file_bytes: int) -> TensorEntry:
+    start, end = entry["data_offsets"]
+    found = TensorEntry(_DTYPES[entry["dtype"]], tuple(map(int, entry["shape"])), start_bytes + start, end - start)
+    expected = prod(found.shape) * np.dtype(found.dtype).itemsize
+    if start < 0 or start_bytes + end > file_bytes or min(found.shape, default=0) < 0 or found.size_bytes != expected:
+        raise ValueError(f"a tensor of {found.shape} {found.dtype} does not fit bytes {start} to {end}")
+    return found
+
+
+def map_tensors(path: Path) -> dict[str, Array]:
+    """Return the tensors of a safetensors file as 64-byte aligned arrays, mapped where they lie aligned.
+
+    Raises
+    ------
+    BundleError
+        When the header or an entry does not fit the file.
+    """
+    entries = read_entries(path)
+    data = np.memmap(path, mode="c", dtype=np.uint8)  # private: DLPack has no read-only memory, the file never changes
+    return {name: aligned(_array(data, entry)) for name, entry in entries.items()}
+
+
+def _array(data: Array, entry: TensorEntry) -> Array:
+    body = data[entry.offset_bytes : entry.offset_bytes + entry.size_bytes]
+    return np.asarray(body).view(entry.dtype).reshape(entry.shape)
+
+
+def aligned(array: Array) -> Array:
+    """Return the array itself if it is contiguous and 64-byte aligned, else a copy that is."""
+    if array.flags.c_contiguous and array.ctypes.data % ALIGNMENT_BYTES == 0:
+        return array
+    room = np.empty(array.nbytes + ALIGNMENT_BYTES, np.uint8)
+    start = -room.ctypes.data % ALIGNMENT_BYTES
+    copy = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy

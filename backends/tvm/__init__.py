@@ -1,0 +1,1 @@
+"""Lowering of stages to TVM libraries; the only package that imports TVM."""

@@ -1,0 +1,106 @@
+"""From a stage graph to Relax: torch.export, TVM's importer, weights as named parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import tvm
+from torch import fx
+from torch.export.graph_signature import InputKind
+from tvm import relax, te
+from tvm.relax.frontend.torch import from_exported_program
+from tvm.relax.frontend.torch.base_fx_graph_translator import BaseFXGraphImporter
+from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
+
+from cospipe.backends.tvm.schedule import PARTIAL_SUMS, TOTAL
+from cospipe.backends.tvm.tiling import largest_divisor
+from cospipe.ir.capture import module_path
+from cospipe.ir.errors import UnsupportedModelError
+
+Converter = Callable[[fx.Node, BaseFXGraphImporter], relax.Var]
+
+
+@dataclass(frozen=True)
+class ImportedStage:
+    """A stage as Relax: ``main(inputs..., weights...) -> tuple`` and the names of its weights in that order."""
+
+    module: tvm.IRModule
+    weight_names: tuple[str, ...]
+
+
+def check_supported(graph_module: fx.GraphModule) -> None:
+    """Check that every operation of a captured graph can be imported.
+
+    Raises
+    ------
+    UnsupportedModelError
+        Listing every operation that cannot, with its node and module path.
+    """
+    known = ExportedProgramImporter().create_convert_map().keys() | converters(1).keys()
+    problems = [
+        f"{_operation(node)} (node {node.name}, in {module_path(node)})"
+        for node in graph_module.graph.nodes
+        if node.op == "call_function" and _operation(node) not in known
+    ]
+    if problems:
+        raise UnsupportedModelError(problems)
+
+
+def _operation(node: fx.Node) -> str:
+    return str(getattr(node.target, "__name__", node.target))
+
+
+def import_stage(stage: fx.GraphModule, example_inputs: tuple[torch.Tensor, ...], lanes: int) -> ImportedStage:
+    """Import one stage of a split graph.
+
+    Parameters
+    ----------
+    stage : fx.GraphModule
+        ATen operations; every floating-point tensor it holds is an ``nn.Parameter``.
+    example_inputs : tuple of Tensor
+        Tensors of the stage's input shapes and dtypes.
+    lanes : int
+        FP32 lanes of the target's vector registers.
+    """
+    program = torch.export.export(stage, example_inputs).run_decompositions({})
+    module = from_exported_program(
+        program, keep_params_as_input=True, run_ep_decomposition=False, custom_convert_map=converters(lanes)
+    )
+    module, _ = relax.frontend.detach_params(module)
+    weights = [spec.target for spec in program.graph_signature.input_specs if spec.kind is InputKind.PARAMETER]
+    return ImportedStage(module, tuple(str(name) for name in weights))
+
+
+def converters(lanes: int) -> dict[str, Converter]:
+    """Return the operations imported in our own way, because TVM's would be slow."""
+
+    def linear(node: fx.Node, importer: BaseFXGraphImporter) -> relax.Var:
+        """Keep the weight as it lies in memory; TVM's importer would transpose it on every call."""
+        arguments = [importer.env[a] for a in node.args if a is not None] + [
+            importer.env[a] for a in node.kwargs.values() if a is not None
+        ]
+        return importer.block_builder.emit_te(_linear, *arguments, lanes, primfunc_name_hint="linear")
+
+    return {"linear.default": linear}
+
+
+def _linear(data: te.Tensor, weight: te.Tensor, *rest: Any) -> te.Tensor:
+    """Product with a transposed weight: partial sums a vector wide, then their sum."""
+    *bias, lanes = rest
+    *batch, depth = (int(extent) for extent in data.shape)
+    outputs = int(weight.shape[0])
+    width = largest_divisor(depth, lanes)
+    step = te.reduce_axis((0, depth // width), "step")
+    lane = te.reduce_axis((0, width), "lane")
+    partial = te.compute(
+        (*batch, outputs, width),
+        lambda *i: te.sum(data[(*i[:-2], step * width + i[-1])] * weight[i[-2], step * width + i[-1]], axis=step),
+        name=PARTIAL_SUMS,
+    )
+    total = te.compute((*batch, outputs), lambda *i: te.sum(partial[(*i, lane)], axis=lane), name=TOTAL)
+    if not bias:
+        return total
+    return te.compute(total.shape, lambda *i: total[i] + bias[0][i[-1]], name="linear_bias")

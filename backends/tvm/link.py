@@ -1,0 +1,42 @@
+"""Linking of stage libraries with the zig C compiler, which comes from PyPI and links for any architecture."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cospipe.ir.errors import LoweringError
+
+GLIBC_FLOOR = "2.28"
+"""Oldest C library the result runs with; the TVM wheels need the same."""
+
+
+def zig_compile(arguments: Sequence[str], output: Path, architecture: str) -> None:
+    """Run ``zig cc`` for an architecture.
+
+    Parameters
+    ----------
+    arguments : sequence of str
+        Sources, objects and options.
+    output : Path
+        File to write.
+    architecture : str
+        ``aarch64`` or ``x86_64``.
+
+    Raises
+    ------
+    LoweringError
+        With the compiler's own words when it fails.
+    """
+    triple = f"{architecture}-linux-gnu.{GLIBC_FLOOR}"
+    command = [sys.executable, "-m", "ziglang", "cc", "-target", triple, "-O2", "-o", str(output), *arguments]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    if finished.returncode != 0:
+        raise LoweringError(f"{output.name} could not be linked for {architecture}: {finished.stderr.strip()}")
+
+
+def link_shared_library(objects: Sequence[str], output: Path, architecture: str) -> None:
+    """Link object files into a shared library."""
+    zig_compile(["-shared", "-s", *objects], output, architecture)

@@ -1,0 +1,228 @@
+"""Packing: a split graph becomes a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import fx
+
+from cospipe.backends.bundle import Bundle, write_bundle
+from cospipe.backends.runtime.compare import relative_error
+from cospipe.backends.runtime.weights import Array, write_tensors
+from cospipe.backends.tvm.lower import lower_stage
+from cospipe.backends.tvm.target import core_target, vector_unit
+from cospipe.ir.annotations import plan_of
+from cospipe.ir.errors import LoweringError, UsageError
+from cospipe.ir.manifest import FileRecord, Manifest, StageFiles, TensorSpec
+from cospipe.ir.plan import PipelinePlan
+from cospipe.ir.soc import Cluster, Soc
+
+RELATIVE_TOLERANCE = 1e-4
+"""Largest difference from eager PyTorch that FP32 may have, relative to the largest value of the tensor."""
+_REFERENCE = "reference.safetensors"
+
+Progress = Callable[[str], None]
+"""Is told in a few words what is done next."""
+
+
+@dataclass(frozen=True)
+class PackRequest:
+    """What to pack.
+
+    Parameters
+    ----------
+    pipeline : fx.GraphModule
+        A split graph with its plan.
+    soc : Soc
+        The chip of the plan.
+    machine : Soc
+        The chip to compile for: the same, or this host.
+    model : str
+        Name of the model for people.
+    passes : str
+        Text form of the passes that made the pipeline.
+    example_inputs : tuple of Tensor
+        One frame.
+    expected : tuple of Tensor
+        What eager PyTorch returns for it.
+    """
+
+    pipeline: fx.GraphModule
+    soc: Soc
+    machine: Soc
+    model: str
+    passes: str
+    example_inputs: tuple[torch.Tensor, ...]
+    expected: tuple[torch.Tensor, ...]
+
+
+@dataclass(frozen=True)
+class StagePart:
+    """A stage's submodule and the values at its borders."""
+
+    name: str
+    module: fx.GraphModule
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def pack(request: PackRequest, output: str | Path, progress: Progress) -> Bundle:
+    """Compile every stage and write the bundle.
+
+    Raises
+    ------
+    LoweringError
+        When a stage cannot be compiled.
+    BundleError
+        When the bundle cannot be written; then nothing is left behind.
+    """
+    parts = stage_parts(request.pipeline)
+    names = value_names(request.pipeline)
+    values = reference_values(request.pipeline, request.example_inputs, request.expected)
+
+    def fill(folder: Path) -> Callable[[dict[str, FileRecord]], Manifest]:
+        plan = plan_of(request.pipeline)
+        stages = []
+        for part, planned in zip(parts, plan.stages, strict=True):
+            progress(f"Compiling {part.name} for {planned.configuration}")
+            cluster = _cluster_to_compile_for(request, planned.configuration.cluster)
+            stages.append(_compile(part, values, cluster, planned.configuration.cores, request.machine, folder))
+        progress("Writing the bundle")
+        write_tensors(folder / _REFERENCE, values)
+        return lambda files: _manifest(request, plan, names, values, tuple(stages), files)
+
+    return write_bundle(output, fill)
+
+
+def _cluster_to_compile_for(request: PackRequest, planned: str) -> Cluster:
+    if request.machine.name == request.soc.name:
+        return request.soc.cluster(planned)
+    return request.machine.clusters[0]
+
+
+def stage_parts(pipeline: fx.GraphModule) -> list[StagePart]:
+    """Return the stages of a split graph in order."""
+    parts = []
+    for name, module in pipeline.named_children():
+        if name.startswith("stage") and isinstance(module, fx.GraphModule):
+            inputs = tuple(node.name for node in module.graph.find_nodes(op="placeholder"))
+            outputs = tuple(node.name for node in module.graph.output_node().args[0])  # type: ignore[union-attr]
+            parts.append(StagePart(name, module, inputs, outputs))
+    return sorted(parts, key=lambda part: int(part.name.removeprefix("stage")))
+
+
+def value_names(pipeline: fx.GraphModule) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the names of the graph's inputs and outputs."""
+    inputs = tuple(node.name for node in pipeline.graph.find_nodes(op="placeholder"))
+    return inputs, tuple(node.name for node in pipeline.graph.output_node().all_input_nodes)
+
+
+@torch.no_grad()
+def reference_values(
+    pipeline: fx.GraphModule, example_inputs: tuple[torch.Tensor, ...], expected: tuple[torch.Tensor, ...]
+) -> dict[str, Array]:
+    """Run one frame through the stages in eager PyTorch.
+
+    Parameters
+    ----------
+    pipeline : fx.GraphModule
+        A split graph.
+    example_inputs, expected : tuple of Tensor
+        The frame, and what the unchanged model returns for it; these become the final outputs.
+
+    Returns
+    -------
+    dict
+        Every input, handed-over tensor and output by value name.
+
+    Raises
+    ------
+    LoweringError
+        When the passes changed the model's output beyond the tolerance.
+    """
+    inputs, outputs = value_names(pipeline)
+    values: dict[str, Any] = dict(zip(inputs, example_inputs, strict=True))
+    for part in stage_parts(pipeline):
+        values.update(zip(part.outputs, part.module(*(values[name] for name in part.inputs)), strict=True))
+    for name, tensor in zip(outputs, expected, strict=True):
+        error = relative_error(_array(values[name]), _array(tensor))
+        if not error <= RELATIVE_TOLERANCE:
+            raise LoweringError(f"The passes changed the output {name} by {error:.1e} of its scale.")
+        values[name] = tensor
+    return {name: _array(value) for name, value in values.items()}
+
+
+def stage_weights(pipeline: fx.GraphModule, names: Sequence[Sequence[str]]) -> dict[str, Array]:
+    """Return the weights that the stages of a split graph take, by name; ``names`` lists those of each stage.
+
+    Raises
+    ------
+    UsageError
+        When the graph has no weight of a name.
+    """
+    weights = {}
+    for part, wanted in zip(stage_parts(pipeline), names, strict=True):
+        parameters = dict(part.module.named_parameters(remove_duplicate=False))
+        if missing := [name for name in wanted if name not in parameters]:
+            raise UsageError(f"The model lacks the weights {', '.join(missing)} of {part.name}.")
+        weights.update({name: _array(parameters[name]) for name in wanted})
+    return weights
+
+
+def _array(tensor: torch.Tensor) -> Array:
+    return np.ascontiguousarray(tensor.detach().cpu().numpy())
+
+
+def _compile(
+    part: StagePart, values: dict[str, Array], cluster: Cluster, cores: int, machine: Soc, folder: Path
+) -> StageFiles:
+    example = tuple(torch.from_numpy(values[name].copy()) for name in part.inputs)
+    library, weights = f"{part.name}.so", f"{part.name}.safetensors"
+    target = core_target(cluster, cores, machine.architecture)
+    weight_names = lower_stage(part.module, example, target, vector_unit(cluster), folder / library)
+    parameters = dict(part.module.named_parameters(remove_duplicate=False))
+    write_tensors(folder / weights, {name: _array(parameters[name]) for name in weight_names})
+    return StageFiles(
+        name=part.name,
+        library=library,
+        weights=weights,
+        core_type=cluster.core_type,
+        inputs=_specs(part.inputs, values),
+        outputs=_specs(part.outputs, values),
+        weight_names=weight_names,
+    )
+
+
+def _specs(names: Sequence[str], values: dict[str, Array]) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(name=n, shape=values[n].shape, dtype=str(values[n].dtype)) for n in names)  # type: ignore[arg-type]
+
+
+def _manifest(
+    request: PackRequest,
+    plan: PipelinePlan,
+    names: tuple[tuple[str, ...], tuple[str, ...]],
+    values: dict[str, Array],
+    stages: tuple[StageFiles, ...],
+    files: dict[str, FileRecord],
+) -> Manifest:
+    return Manifest(
+        cospipe_version=version("cospipe"),
+        tvm_version=version("apache-tvm"),
+        model=request.model,
+        architecture=request.machine.architecture,  # type: ignore[arg-type]
+        soc_architecture=request.soc.architecture,
+        passes=request.passes,
+        plan=plan,
+        inputs=_specs(names[0], values),
+        outputs=_specs(names[1], values),
+        stages=stages,
+        reference=_REFERENCE,
+        relative_tolerance=RELATIVE_TOLERANCE,
+        files=files,
+    )

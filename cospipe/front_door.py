@@ -1,0 +1,247 @@
+"""``optimize``: the whole way from a PyTorch model to a bundle, once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.export import ExportedProgram
+from torch.utils._pytree import tree_leaves
+
+from cospipe.backends.bundle import Bundle, check_output, open_bundle, replace_weights
+from cospipe.backends.runtime.frames import synthetic_frames
+from cospipe.backends.runtime.runner import Frame, PipelineRunner
+from cospipe.backends.tvm.importer import check_supported
+from cospipe.backends.tvm.pack import PackRequest, pack, reference_values, stage_weights
+from cospipe.backends.tvm.target import check_can_bundle
+from cospipe.ir.annotations import plan_of
+from cospipe.ir.capture import capture
+from cospipe.ir.errors import UsageError, nearest
+from cospipe.ir.manifest import Manifest
+from cospipe.ir.plan import OBJECTIVES, PipelinePlan
+from cospipe.ir.soc import Soc, load_soc
+from cospipe.passes.annotate_latency import AnnotateLatency
+from cospipe.passes.annotate_layers import AnnotateLayers
+from cospipe.passes.base import Pass
+from cospipe.passes.fold_batch_norm import FoldBatchNorm
+from cospipe.passes.partition import Partition, tag_stages
+from cospipe.passes.pipeline import PassManager, parse_pipeline, pipeline_text
+from cospipe.passes.split import Split
+
+log = logging.getLogger("cospipe")
+
+Model = nn.Module | ExportedProgram
+Progress = Callable[[str], None]
+TARGETS = ("auto", "host", "aarch64")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Outputs of a run in the order of its frames, and what was measured (times in microseconds)."""
+
+    outputs: list[Frame]
+    statistics: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Optimized:
+    """A model compiled into a pipeline."""
+
+    plan: PipelinePlan
+    bundle: Bundle
+
+    def summary(self) -> str:
+        """Return the plan as text: what runs where, and what that is predicted to cost."""
+        from cospipe.pictures import plan_text
+
+        return plan_text(self.plan)
+
+    def run(self, frames: Iterable[Frame] | int = 50, queue_depth: int = 1) -> RunResult:
+        """Run frames through the pipeline on this machine.
+
+        Parameters
+        ----------
+        frames : iterable of dict, or int
+            Arrays by input name; a number stands for that many synthetic frames.
+        queue_depth : int
+            Frames that may wait before each stage.
+
+        Raises
+        ------
+        BundleError
+            When the pipeline was compiled for another architecture.
+        StageError
+            When a stage fails.
+        """
+        wanted = synthetic_frames(self.bundle.manifest, frames) if isinstance(frames, int) else frames
+        with PipelineRunner(self.bundle, queue_depth) as runner:
+            outputs = list(runner.run(wanted))
+        return RunResult(outputs, runner.statistics.summary())
+
+
+def optimize(
+    model: Model,
+    example_inputs: tuple[torch.Tensor, ...] | torch.Tensor,
+    soc: str | Path = "host",
+    objective: str = "throughput",
+    output: str | Path = "build",
+    *,
+    target: str = "auto",
+    passes: str = "",
+    cores: str = "",
+    max_stages: int = 0,
+    name: str | None = None,
+    progress: Progress = log.info,
+) -> Optimized:
+    """Compile a model into a pipeline over the clusters of a chip.
+
+    Parameters
+    ----------
+    model : nn.Module or ExportedProgram
+        The model; it is not changed.
+    example_inputs : tuple of Tensor
+        One tensor for each input; the compiled network takes exactly these shapes and dtypes.
+    soc : str or Path
+        Name of an SoC (see ``cospipe socs``), ``"host"``, or a TOML file.
+    objective : str
+        ``"throughput"`` or ``"latency"``.
+    output : str or Path
+        Directory of the bundle, or a file name ending in ``.zip``; an earlier bundle there is replaced.
+    target : str
+        What to compile for: ``"auto"`` (the SoC), ``"host"`` (this machine, whatever the plan is for), ``"aarch64"``.
+    passes : str
+        Further passes to run on the captured graph first, in text form: ``"insert-adapters{n=1000},merge-adapters"``.
+    cores : str
+        Cores the plan may use, ``"big:4+little:2"``; empty for the whole chip.
+    max_stages : int
+        Most stages the plan may have; 0 for no limit but the cores.
+    name : str, optional
+        What the model is called in the bundle; its class name by default.
+    progress : callable
+        Is told in a few words what is done next.
+
+    Returns
+    -------
+    Optimized
+        With ``plan``, ``bundle``, ``summary()`` and ``run()``.
+
+    Raises
+    ------
+    UsageError
+        When the SoC, objective, target, pass or cluster does not exist, or ``output`` is something else.
+    CaptureError, UnsupportedModelError
+        When the model cannot be captured, or holds operations that cannot be compiled (all are listed).
+    LoweringError, BundleError
+        When a stage cannot be compiled, or the bundle cannot be written.
+
+    Examples
+    --------
+    >>> result = cospipe.optimize(model, (image,), soc="hikey970", output="build")     # doctest: +SKIP
+    >>> print(result.summary())                                                        # doctest: +SKIP
+    """
+    inputs = (example_inputs,) if isinstance(example_inputs, torch.Tensor) else tuple(example_inputs)
+    chip, machine = _chip_and_machine(soc, objective, target)
+    check_output(Path(output))
+    chosen = Partition(soc=str(soc), objective=objective, max_stages=max_stages, cores=cores)
+    steps = (
+        *parse_pipeline(passes),
+        FoldBatchNorm(),
+        AnnotateLayers(),
+        AnnotateLatency(soc=str(soc)),
+        chosen,
+        Split(),
+    )
+    pipeline = _pipeline(model, inputs, steps, progress)
+    request = PackRequest(
+        pipeline=pipeline,
+        soc=chip,
+        machine=machine,
+        model=name or type(model).__name__,
+        passes=pipeline_text(steps),
+        example_inputs=inputs,
+        expected=_eager(model, inputs),
+    )
+    bundle = pack(request, output, progress)
+    return Optimized(plan_of(pipeline), bundle)
+
+
+def _chip_and_machine(soc: str | Path, objective: str, target: str) -> tuple[Soc, Soc]:
+    """Return the chip that is planned for and the one that is compiled for."""
+    if objective not in OBJECTIVES:
+        raise UsageError(f"There is no objective {objective!r}. {nearest(objective, OBJECTIVES)}")
+    if target not in TARGETS:
+        raise UsageError(f"There is no target {target!r}. {nearest(target, TARGETS)}")
+    chip = load_soc(soc)
+    machine = load_soc("host") if target == "host" else chip
+    check_can_bundle(machine)
+    if target == "aarch64" and chip.architecture != "aarch64":
+        raise UsageError(
+            f"{chip.name} is an {chip.architecture} machine; for target aarch64 name an AArch64 chip, for example "
+            "--soc rk3588."
+        )
+    return chip, machine
+
+
+def _pipeline(
+    model: Model, inputs: tuple[torch.Tensor, ...], passes: tuple[Pass, ...], progress: Progress
+) -> fx.GraphModule:
+    progress("Capturing the model")
+    graph_module = capture(model, inputs)
+    check_supported(graph_module)
+    manager = PassManager(passes, progress=lambda step: progress(f"Running {step}"))
+    return manager(graph_module).graph_module
+
+
+@torch.no_grad()
+def _eager(model: Model, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """Run the model as the user wrote it, in eval mode; its training flags are left as they were."""
+    module = model.module() if isinstance(model, ExportedProgram) else model
+    was_training = [part for part in module.modules() if part.training]
+    if not isinstance(model, ExportedProgram):
+        module.eval()
+    try:
+        return tuple(tree_leaves(module(*inputs)))
+    finally:
+        for part in was_training:
+            part.training = True
+
+
+def exchange_weights(bundle: Bundle | str | Path, model: Model, output: str | Path) -> Bundle:
+    """Write a bundle with the same compiled stages and the weights of another model of the same architecture.
+
+    Parameters
+    ----------
+    bundle : Bundle, str or Path
+        The compiled pipeline.
+    model : nn.Module or ExportedProgram
+        The same network with other weights, fine-tuned ones for example.
+    output : str or Path
+        Where the new bundle goes.
+
+    Raises
+    ------
+    UsageError
+        When the model's weights have other names or shapes.
+    """
+    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    reference = opened.reference()
+    inputs = tuple(torch.from_numpy(reference[spec.name].copy()) for spec in opened.manifest.inputs)
+    pipeline = _pipeline_like(opened.manifest, model, inputs)
+    weights = stage_weights(pipeline, [stage.weight_names for stage in opened.manifest.stages])
+    return replace_weights(opened, weights, reference_values(pipeline, inputs, _eager(model, inputs)), output)
+
+
+def _pipeline_like(manifest: Manifest, model: Model, inputs: tuple[torch.Tensor, ...]) -> fx.GraphModule:
+    """Cut a model as a bundle is cut, without searching again."""
+    graph_module = capture(model, inputs)
+    for step in parse_pipeline(manifest.passes):
+        if isinstance(step, Partition):
+            tag_stages(graph_module, manifest.plan)
+        elif step.rewrites or isinstance(step, Split):
+            graph_module = step(graph_module).graph_module
+    return graph_module

@@ -1,0 +1,1 @@
+"""Nouns of the compiler: captured graphs, annotations, layers, SoCs, plans and manifests. Knows no TVM."""

@@ -1,0 +1,114 @@
+"""The manifest of a bundle: what the files are, and what they were made for."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from cospipe.ir.errors import BundleError, several
+from cospipe.ir.plan import PipelinePlan
+
+MANIFEST_NAME = "manifest.json"
+FORMAT_VERSION = 1
+
+
+def _plain_relative(name: str) -> str:
+    path = PurePosixPath(name)
+    if not name or path.is_absolute() or ".." in path.parts or "\\" in name or str(path) != name:
+        raise ValueError(f"{name!r} is not a path inside the bundle")
+    return name
+
+
+FileName = Annotated[str, AfterValidator(_plain_relative)]
+Extent = Annotated[int, Field(ge=0, le=2**31)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TensorSpec(_Part):
+    """Name, shape and element type of a tensor that enters or leaves a stage."""
+
+    name: str
+    shape: tuple[Extent, ...]
+    dtype: Literal["float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool"]
+
+    def __str__(self) -> str:
+        return f"{self.name} ({'x'.join(map(str, self.shape)) or 'scalar'} {self.dtype})"
+
+
+class StageFiles(_Part):
+    """One compiled stage; its library's ``main`` takes the inputs, then the weights, and returns the outputs."""
+
+    name: str
+    library: FileName
+    weights: FileName
+    core_type: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    weight_names: tuple[str, ...]
+
+
+class FileRecord(_Part):
+    """Size and SHA-256 of one file."""
+
+    bytes: Annotated[int, Field(ge=0)]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Manifest(_Part):
+    """Everything a runner must know about a bundle."""
+
+    format: Literal["cospipe-bundle"] = "cospipe-bundle"
+    version: Literal[1] = FORMAT_VERSION
+    cospipe_version: str
+    tvm_version: str
+    model: str
+    architecture: Literal["aarch64", "x86_64"]
+    """What the libraries are compiled for."""
+    soc_architecture: str
+    """What the planned chip is; when it is another, its core ids mean nothing where the bundle runs."""
+    passes: str
+    """Text form of the pass pipeline that made the stages."""
+    plan: PipelinePlan
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    stages: tuple[StageFiles, ...] = Field(min_length=1)
+    reference: FileName
+    """Input, every tensor handed over and output of one frame, computed by eager PyTorch."""
+    relative_tolerance: Annotated[float, Field(gt=0)]
+    files: dict[FileName, FileRecord]
+
+    @model_validator(mode="after")
+    def _complete(self) -> Manifest:
+        named = {self.reference, *(s.library for s in self.stages), *(s.weights for s in self.stages)}
+        if missing := sorted(named - self.files.keys()):
+            raise ValueError(f"no SHA-256 is given for {', '.join(missing)}")
+        if [s.name for s in self.stages] != [s.name for s in self.plan.stages]:
+            raise ValueError("the stages of the plan and of the files differ")
+        known = {spec.name for spec in self.inputs}
+        for stage in self.stages:
+            if unknown := [spec.name for spec in stage.inputs if spec.name not in known]:
+                raise ValueError(f"{stage.name} reads {', '.join(unknown)}, which nothing before it writes")
+            known |= {spec.name for spec in stage.outputs}
+        if unknown := [spec.name for spec in self.outputs if spec.name not in known]:
+            raise ValueError(f"no stage writes the output {', '.join(unknown)}")
+        return self
+
+
+def parse_manifest(text: str, origin: str) -> Manifest:
+    """Read a manifest; ``origin`` names it in errors.
+
+    Raises
+    ------
+    BundleError
+        When it is not JSON of the expected form; every mistake is listed.
+    """
+    try:
+        return Manifest.model_validate_json(text)
+    except ValidationError as error:
+        mistakes = [f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()]
+        raise BundleError(several(f"{origin} is not a bundle manifest this version reads", mistakes)) from error

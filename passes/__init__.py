@@ -1,0 +1,1 @@
+"""Verbs of the compiler: one pass, one file, one class."""

@@ -1,0 +1,203 @@
+"""Batch norm in eval mode is a scale and a shift a channel: fold it into the layer before it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from operator import getitem
+from typing import ClassVar
+
+import torch
+from torch import fx, nn
+
+from cospipe.ir.errors import PassError, several
+from cospipe.ir.graph import (
+    argument,
+    free_name,
+    has_argument,
+    insert_call,
+    insert_get_attr,
+    module_path,
+    remove_unused_tensors,
+    store_tensor,
+    stored_tensor,
+    tensor_of,
+)
+from cospipe.ir.meta import Aspect
+from cospipe.passes.base import Pass, PassResult
+
+aten = torch.ops.aten
+
+_LAYERS = frozenset(
+    {
+        aten.conv1d.default,
+        aten.conv1d.padding,
+        aten.conv2d.default,
+        aten.conv2d.padding,
+        aten.conv_transpose1d.default,
+        aten.conv_transpose2d.input,
+        aten.convolution.default,
+        aten.linear.default,
+    }
+)
+_TRANSPOSED = frozenset({aten.conv_transpose1d.default, aten.conv_transpose2d.input})
+_BATCH_NORMS = frozenset(
+    {
+        aten._native_batch_norm_legit_no_training.default,
+        aten.batch_norm.default,
+        aten.native_batch_norm.default,
+    }
+)
+_ALWAYS_TRAINING = frozenset(
+    {
+        aten._native_batch_norm_legit.default,
+        aten._native_batch_norm_legit.no_stats,
+        aten._native_batch_norm_legit_functional.default,
+    }
+)
+
+
+@dataclass(frozen=True)
+class FoldBatchNorm(Pass):
+    """Replace every batch norm by what it computes in eval mode.
+
+    With scale = weight / sqrt(variance + epsilon) and shift = bias - mean * scale, computed in float64:
+
+    * ``batch_norm(conv(x, w, b))`` becomes ``conv(x, w * scale, b * scale + shift)``, likewise for transposed
+      convolutions and for linear layers with two-dimensional results. Only when the batch norm alone reads the
+      layer, and the layer alone reads its weight. The weight keeps its name, the bias is ``<layer>.bias``.
+    * every other ``batch_norm(x)`` becomes ``x * scale + shift`` with the parameters ``<batch norm>.scale`` and
+      ``<batch norm>.shift``.
+
+    Afterwards no batch norm and no statistics are left, so exchanging parameters exchanges everything trained.
+    """
+
+    name: ClassVar[str] = "fold-batch-norm"
+    rewrites: ClassVar[frozenset[Aspect]] = frozenset({Aspect.STRUCTURE, Aspect.WEIGHTS})
+
+    def requires(self, graph_module: fx.GraphModule) -> None:
+        """Raise PassError when a batch norm uses the statistics of its batch, or computed ones."""
+        problems = [problem for node in graph_module.graph.nodes if (problem := _problem(node))]
+        if problems:
+            raise PassError(several("These batch norms cannot be folded", problems))
+
+    def call(self, graph_module: fx.GraphModule) -> PassResult:
+        """Fold every batch norm, in graph order."""
+        norms = [node for node in graph_module.graph.nodes if node.target in _BATCH_NORMS]
+        for node in norms:
+            _fold(graph_module, node)
+        if norms:
+            graph_module.graph.eliminate_dead_code()
+            remove_unused_tensors(graph_module)
+        return PassResult(graph_module, bool(norms))
+
+
+def _problem(node: fx.Node) -> str | None:
+    where = f"{node.name} in {module_path(node) or 'the model itself'}"
+    is_training = node.target in _BATCH_NORMS and has_argument(node, "training") and argument(node, "training")
+    if is_training or node.target in _ALWAYS_TRAINING:
+        return f"{where} uses the statistics of its batch; call eval() and let it track running statistics"
+    if node.target not in _BATCH_NORMS:
+        return None
+    computed = [arg.name for arg in node.args[1:5] if isinstance(arg, fx.Node) and arg.op != "get_attr"]
+    return f"{where} has computed parameters: {', '.join(computed)}" if computed else None
+
+
+def _fold(graph_module: fx.GraphModule, norm: fx.Node) -> None:
+    layer = norm.args[0]
+    assert isinstance(layer, fx.Node)
+    scale, shift = _scale_and_shift(graph_module, norm)
+    if _can_take(layer, norm):
+        _scale_layer(graph_module, layer, scale, shift)
+        replacement = layer
+    else:
+        replacement = _multiply_and_add(graph_module, norm, scale, shift)
+    for result in _results(norm):
+        result.replace_all_uses_with(replacement)
+
+
+def _results(norm: fx.Node) -> Iterator[fx.Node]:
+    if isinstance(norm.meta["val"], torch.Tensor):
+        yield norm
+    else:
+        yield from [user for user in norm.users if user.target is getitem and user.args[1] == 0]
+
+
+def _scale_and_shift(graph_module: fx.GraphModule, norm: fx.Node) -> tuple[torch.Tensor, torch.Tensor]:
+    tensors = [_as_float64(graph_module, arg) for arg in norm.args[1:5]]
+    mean, variance = tensors[2], tensors[3]
+    assert mean is not None
+    assert variance is not None
+    weight = torch.ones_like(mean) if tensors[0] is None else tensors[0]
+    bias = torch.zeros_like(mean) if tensors[1] is None else tensors[1]
+    scale = weight / torch.sqrt(variance + argument(norm, "eps"))
+    return scale, bias - mean * scale
+
+
+def _as_float64(graph_module: fx.GraphModule, argument: object) -> torch.Tensor | None:
+    if not isinstance(argument, fx.Node):
+        return None
+    return stored_tensor(graph_module, str(argument.target)).detach().double()
+
+
+def _can_take(layer: fx.Node, norm: fx.Node) -> bool:
+    if layer.target not in _LAYERS or (layer.target is aten.linear.default and tensor_of(layer).ndim != 2):
+        return False
+    weight, bias = argument(layer, "weight"), argument(layer, "bias")
+    are_stored = weight.op == "get_attr" and (bias is None or bias.op == "get_attr")
+    return are_stored and set(layer.users) == {norm} and set(weight.users) == {layer}
+
+
+def _scale_layer(graph_module: fx.GraphModule, layer: fx.Node, scale: torch.Tensor, shift: torch.Tensor) -> None:
+    bias_node = argument(layer, "bias")
+    name = str(argument(layer, "weight").target)
+    weight = stored_tensor(graph_module, name)
+    bias = _as_float64(graph_module, bias_node)
+    _store_parameter(graph_module, name, _scaled_weight(layer, weight.double(), scale), weight)
+    new_bias = shift if bias is None else bias * scale + shift
+    bias_name = _bias_name(graph_module, name, bias_node, layer)
+    _store_parameter(graph_module, bias_name, new_bias, weight)
+    _set_bias(layer, insert_get_attr(graph_module, bias_name, before=layer))
+
+
+def _scaled_weight(layer: fx.Node, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    if not _is_transposed(layer):
+        return weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
+    groups = argument(layer, "groups")
+    grouped = weight.unflatten(0, (groups, -1))  # groups, inputs of a group, outputs of a group, kernel
+    per_group = scale.reshape(groups, 1, -1, *[1] * (weight.ndim - 2))
+    return (grouped * per_group).flatten(0, 1)
+
+
+def _is_transposed(layer: fx.Node) -> bool:
+    return layer.target in _TRANSPOSED or (has_argument(layer, "transposed") and argument(layer, "transposed"))
+
+
+def _bias_name(graph_module: fx.GraphModule, weight_name: str, bias: fx.Node | None, layer: fx.Node) -> str:
+    if bias is not None and set(bias.users) == {layer}:
+        return str(bias.target)
+    return free_name(graph_module, ".".join([*weight_name.split(".")[:-1], "bias"]))
+
+
+def _set_bias(layer: fx.Node, bias: fx.Node) -> None:
+    layer.args = (*layer.args[:2], bias, *layer.args[3:])
+    layer.kwargs = {key: value for key, value in layer.kwargs.items() if key != "bias"}
+
+
+def _store_parameter(graph_module: fx.GraphModule, name: str, value: torch.Tensor, like: torch.Tensor) -> None:
+    store_tensor(graph_module, name, nn.Parameter(value.detach().to(like.dtype), requires_grad=like.requires_grad))
+
+
+def _multiply_and_add(graph_module: fx.GraphModule, norm: fx.Node, scale: torch.Tensor, shift: torch.Tensor) -> fx.Node:
+    data, mean = norm.args[0], norm.args[3]
+    assert isinstance(data, fx.Node)
+    assert isinstance(mean, fx.Node)
+    like = tensor_of(data)
+    factors = []
+    for word, value in (("scale", scale), ("shift", shift)):
+        name = free_name(graph_module, ".".join([*str(mean.target).split(".")[:-1], word]))
+        parameter = nn.Parameter(value.reshape(-1, *[1] * (like.ndim - 2)).to(like.dtype), requires_grad=True)
+        store_tensor(graph_module, name, parameter)
+        factors.append(insert_get_attr(graph_module, name, before=norm))
+    product = insert_call(graph_module.graph, aten.mul.Tensor, (data, factors[0]), before=norm, like=norm)
+    return insert_call(graph_module.graph, aten.add.Tensor, (product, factors[1]), before=norm, like=norm)
