@@ -126,8 +126,8 @@ def _in_own_thread(call: StageCall) -> StageCall:
 def _emulated(bundle: Bundle) -> StageCall:
     if bundle.manifest.architecture != "aarch64":
         raise UsageError(
-            f"Only AArch64 bundles are emulated; {bundle.path} is for {bundle.manifest.architecture}: verify it without "
-            "--emulate."
+            f"Only AArch64 bundles are emulated; {bundle.path} is for {bundle.manifest.architecture}:"
+            " verify it without --emulate."
         )
     from cospipe.backends.emulator.qemu import find_emulator
 

@@ -194,7 +194,8 @@ def _pipeline(
     graph_module = capture(model, inputs)
     check_supported(graph_module)
     manager = PassManager(passes, progress=lambda step: progress(f"Running {step}"))
-    return manager(graph_module).graph_module
+    result: fx.GraphModule = manager(graph_module).graph_module
+    return result
 
 
 @torch.no_grad()

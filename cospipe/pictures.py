@@ -50,9 +50,10 @@ def plan_picture(plan: PipelinePlan, width: int, measured: Mapping[str, Any] | N
     panels = [_stage_panel(stage, plan, busy.get(stage.name), colours) for stage in plan.stages]
     arrows = ["", *(f"{size(stage.hand_over_bytes)}" for stage in plan.stages[1:])]
     if len(panels) * (_STAGE_WIDTH + 9) + 16 <= width:
-        drawing = _side_by_side(panels, arrows)
+        drawing: RenderableType = _side_by_side(panels, arrows)
     else:
-        drawing = Group(*(Group(Text(f"  ▼ {arrow or 'frames'}"), panel) for arrow, panel in zip(arrows, panels)))
+        pairs = zip(arrows, panels, strict=True)
+        drawing = Group(*(Group(Text(f"  ▼ {arrow or 'frames'}"), panel) for arrow, panel in pairs))
     return Group(drawing, _headline(plan, measured))
 
 
@@ -103,9 +104,9 @@ def _headline(plan: PipelinePlan, measured: Mapping[str, Any] | None) -> Text:
         )
     if plan.best_single_stage is not None:
         configuration, time_us = plan.best_single_stage
-        gain = time_us / plan.period_us
         text.append(
-            f"\nwithout a pipeline the best is {configuration}: {milliseconds(time_us)} (1/{gain:.2f} of the rate)"
+            f"\nwithout a pipeline: a result every {milliseconds(time_us)} on {configuration}, "
+            f"{time_us / plan.period_us:.2f} times as long"
         )
     if plan.search is not None:
         text.append(

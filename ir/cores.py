@@ -102,7 +102,7 @@ class Core:
     simd_bytes: int
     simd_registers: int
     flop_per_cycle: float
-    kernel_efficiency: float = 0.7
+    kernel_efficiency: float = 1.0
     measured: bool = False
     features: tuple[str, ...] = ()
 

@@ -112,7 +112,9 @@ class AnalyticLatencyModel:
     def _computing_us(self, layer: LayerDescriptor, cluster: Cluster, cores: int) -> float:
         kernel = self.efficiency[layer.kind]
         operations = 2 * layer.macs or kernel.operations_per_element * layer.gemm_n
-        peak_gflops = cluster.peak_gflops_per_core * cores * cluster.parallel_efficiency[cores - 1]
+        peak_gflops = (
+            cluster.peak_gflops_per_core * cluster.kernel_efficiency * cores * cluster.parallel_efficiency[cores - 1]
+        )
         return operations / (peak_gflops * kernel.peak_fraction * 1e3)
 
     def _start_us(self, cluster: Cluster, cores: int) -> float:

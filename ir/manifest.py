@@ -11,7 +11,6 @@ from cospipe.ir.errors import BundleError, several
 from cospipe.ir.plan import PipelinePlan
 
 MANIFEST_NAME = "manifest.json"
-FORMAT_VERSION = 1
 
 
 def _plain_relative(name: str) -> str:
@@ -63,7 +62,7 @@ class Manifest(_Part):
     """Everything a runner must know about a bundle."""
 
     format: Literal["cospipe-bundle"] = "cospipe-bundle"
-    version: Literal[1] = FORMAT_VERSION
+    version: Literal[1] = 1
     cospipe_version: str
     tvm_version: str
     model: str

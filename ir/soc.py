@@ -118,7 +118,7 @@ class Soc(_Described):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
     title: str
     architecture: Literal["aarch64", "armv7", "x86_64"]
-    clusters: tuple[Cluster, ...] = Field(min_length=1)
+    clusters: tuple[Cluster, ...]
     """Fastest cores first."""
     accelerators: tuple[Accelerator, ...] = ()
     hand_over_us: Positive
@@ -134,7 +134,8 @@ class Soc(_Described):
     def _clusters_apart(cls, clusters: tuple[Cluster, ...]) -> tuple[Cluster, ...]:
         names = _repeated([cluster.name for cluster in clusters])
         cpu_ids = _repeated([cpu for cluster in clusters for cpu in cluster.cpu_ids])
-        wrong = [f"two clusters are called {name!r}" for name in names]
+        wrong = [] if clusters else ["at least one is needed"]
+        wrong += [f"two clusters are called {name!r}" for name in names]
         wrong += [f"cpu {cpu} is in two clusters" for cpu in cpu_ids]
         if wrong:
             raise ValueError("; ".join(wrong))

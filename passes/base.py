@@ -21,7 +21,7 @@ _PLAIN_TEXT = re.compile(r"[^\s,={}\"\\]+")
 
 
 @dataclasses.dataclass(frozen=True)
-class Pass(PassBase):  # type: ignore[misc]
+class Pass(PassBase):
     """One step over a graph: it annotates nodes or rewrites the graph, never both.
 
     Subclasses are frozen dataclasses, set ``name`` and implement ``call``; a rewriting pass also sets

@@ -114,6 +114,7 @@ def _fold(graph_module: fx.GraphModule, norm: fx.Node) -> None:
         replacement = _multiply_and_add(graph_module, norm, scale, shift)
     for result in _results(norm):
         result.replace_all_uses_with(replacement)
+    _erase(norm)
 
 
 def _results(norm: fx.Node) -> Iterator[fx.Node]:
@@ -121,6 +122,12 @@ def _results(norm: fx.Node) -> Iterator[fx.Node]:
         yield norm
     else:
         yield from [user for user in norm.users if user.target is getitem and user.args[1] == 0]
+
+
+def _erase(norm: fx.Node) -> None:
+    # at once, so that it no longer counts as a reader of the layer when a second batch norm follows
+    for unread in [*norm.users, norm]:
+        norm.graph.erase_node(unread)
 
 
 def _scale_and_shift(graph_module: fx.GraphModule, norm: fx.Node) -> tuple[torch.Tensor, torch.Tensor]:

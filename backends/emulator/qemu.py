@@ -21,10 +21,8 @@ from cospipe.ir.manifest import StageFiles, TensorSpec
 
 _SYSROOTS = (Path("/usr/aarch64-linux-gnu"), Path("/"))
 _LOADER = "lib/ld-linux-aarch64.so.1"
-_CPP_LIBRARIES = (
-    "lib/libstdc++.so.6",
-    "usr/lib/aarch64-linux-gnu/libstdc++.so.6",
-    "lib/aarch64-linux-gnu/libstdc++.so.6",
+_CPP_LIBRARIES = tuple(
+    f"{folder}/libstdc++.so.6" for folder in ("lib", "usr/lib/aarch64-linux-gnu", "lib/aarch64-linux-gnu")
 )
 _DLPACK_CODES = {"float": 2, "int": 0, "uint": 1, "bool": 6}
 

@@ -56,15 +56,17 @@ def read_frames(manifest: Manifest, files: Sequence[Path], options: ImageOptions
     UsageError
         When files cannot be read or do not fit; all of them are listed.
     """
-    frames, problems = [], []
-    for file in files:
-        try:
-            frames.append(_read_frame(manifest, file, options))
-        except (OSError, ValueError, UsageError) as error:
-            problems.append(f"{file}: {error}")
-    if problems:
+    results = [_frame_or_problem(manifest, file, options) for file in files]
+    if problems := [result for result in results if isinstance(result, str)]:
         raise UsageError(several("These inputs cannot be used", problems))
-    return frames
+    return [result for result in results if not isinstance(result, str)]
+
+
+def _frame_or_problem(manifest: Manifest, file: Path, options: ImageOptions) -> dict[str, Array] | str:
+    try:
+        return _read_frame(manifest, file, options)
+    except (OSError, ValueError, UsageError) as error:
+        return f"{file}: {error}"
 
 
 def _read_frame(manifest: Manifest, file: Path, options: ImageOptions) -> dict[str, Array]:
@@ -99,5 +101,6 @@ def read_image(file: Path, spec: TensorSpec, options: ImageOptions) -> Array:
 
 def normalise_image(pixels: Array, options: ImageOptions) -> Array:
     """Return H x W x 3 bytes as a normalised 1 x 3 x H x W float32 array."""
-    scaled = (pixels.astype(np.float32) / 255 - np.float32(options.mean)) / np.float32(options.std)
+    mean, std = np.asarray(options.mean, np.float32), np.asarray(options.std, np.float32)
+    scaled = (pixels.astype(np.float32) / 255 - mean) / std
     return np.ascontiguousarray(scaled.transpose(2, 0, 1)[None], dtype=np.float32)

@@ -58,7 +58,7 @@ class ResultWriter:
         stacked = {name: np.stack([result[name] for result in self._results]) for name in self._results[0]}
         scratch = self._path.with_name(f".{self._path.name}.new.npz")
         try:
-            np.savez(scratch, **stacked)
+            np.savez(scratch, allow_pickle=False, **stacked)
             scratch.replace(self._path)
         finally:
             scratch.unlink(missing_ok=True)

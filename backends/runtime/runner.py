@@ -27,11 +27,11 @@ Frame = dict[str, Array]
 
 @dataclass
 class _Job:
-    """A frame on its way: the tensors later stages still need."""
+    """A frame on its way: the tensors later stages still need, and when it was accepted and done."""
 
     values: dict[str, Any]
-    entered: float
-    finished: float = 0.0
+    entered_s: float = 0.0
+    finished_s: float = 0.0
 
 
 @dataclass
@@ -42,7 +42,7 @@ class _Stage:
     executable_arguments: tuple[Any, ...]
     placement: StagePlacement
     kept: frozenset[str]
-    incoming: queue.Queue[_Job | None]
+    incoming: queue.Queue[_Job | StageError | None]
     outgoing: queue.Queue[_Job | StageError | None]
     times: StageTimes
     ready: threading.Event = field(default_factory=threading.Event)
@@ -60,8 +60,8 @@ def check_runs_here(manifest: Manifest) -> None:
     problems = []
     if manifest.architecture != platform.machine():
         problems.append(
-            f"it was compiled for {manifest.architecture}, this machine is {platform.machine()}; run it on the board, or "
-            "check it here with: cospipe verify BUNDLE --emulate"
+            f"it was compiled for {manifest.architecture}, this machine is {platform.machine()}; run it on the"
+            " board, or check it here with: cospipe verify BUNDLE --emulate"
         )
     if compatible_version(manifest.tvm_version) != runtime_version():
         problems.append(
@@ -174,7 +174,9 @@ class PipelineRunner:
             raise UsageError("The runner is not started; use it in a with statement.")
         inside = 0
         for frame in frames:
-            self._queues[0].put(_Job(self._inputs(frame), perf_counter()))
+            job = _Job(self._inputs(frame))
+            self._queues[0].put(job)
+            job.entered_s = perf_counter()  # waiting for the pipeline to accept a frame is not part of its latency
             inside += 1
             while not self._results.empty():
                 yield self._take()
@@ -190,22 +192,19 @@ class PipelineRunner:
         job = self._results.get()
         if isinstance(job, StageError):
             raise job
-        self.statistics.record(job.entered, job.finished)
+        self.statistics.record(job.entered_s, job.finished_s)
         return to_numpy(job.values, [spec.name for spec in self.bundle.manifest.outputs])
 
     def _work(self, stage: _Stage) -> None:
         """Body of a stage thread."""
         executable = self._start(stage)
-        failed = executable is None
         while (job := stage.incoming.get()) is not None:
-            if failed or self._stopping.is_set():
+            if executable is None or self._stopping.is_set():
                 continue  # keep the queue moving so that nobody waits for ever
-            if isinstance(job, StageError):
-                failed, result = True, job
-            else:
-                result = _step(stage, executable, job)
-                failed = isinstance(result, StageError)
+            result = job if isinstance(job, StageError) else _step(stage, executable, job)
             stage.outgoing.put(result)
+            if isinstance(result, StageError):
+                executable = None
         if stage.outgoing is not self._results:
             stage.outgoing.put(None)
 
@@ -234,10 +233,10 @@ def _step(stage: _Stage, executable: StageExecutable, job: _Job) -> _Job | Stage
         outputs = executable.call(job.values)
     except Exception as error:
         return StageError(stage.name, f"{stage.name} failed: {error}")
-    finished = perf_counter()
-    stage.times.busy_us.append((finished - started) * 1e6)
-    kept = {name: tensor for name, tensor in (job.values | outputs).items() if name in stage.kept}
-    return _Job(kept, job.entered, finished)
+    job.finished_s = perf_counter()
+    stage.times.busy_us.append((job.finished_s - started) * 1e6)
+    job.values = {name: tensor for name, tensor in (job.values | outputs).items() if name in stage.kept}
+    return job
 
 
 def _needed_after(manifest: Manifest, position: int) -> frozenset[str]:

@@ -10,7 +10,7 @@ import torch
 import tvm
 from torch import fx
 from torch.export.graph_signature import InputKind
-from tvm import relax, te
+from tvm import relax, te, tirx
 from tvm.relax.frontend.torch import from_exported_program
 from tvm.relax.frontend.torch.base_fx_graph_translator import BaseFXGraphImporter
 from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
@@ -41,7 +41,7 @@ def check_supported(graph_module: fx.GraphModule) -> None:
     """
     known = ExportedProgramImporter().create_convert_map().keys() | converters(1).keys()
     problems = [
-        f"{_operation(node)} (node {node.name}, in {module_path(node)})"
+        f"{_operation(node)} (node {node.name}, in {module_path(node) or 'the model itself'})"
         for node in graph_module.graph.nodes
         if node.op == "call_function" and _operation(node) not in known
     ]
@@ -95,12 +95,14 @@ def _linear(data: te.Tensor, weight: te.Tensor, *rest: Any) -> te.Tensor:
     width = largest_divisor(depth, lanes)
     step = te.reduce_axis((0, depth // width), "step")
     lane = te.reduce_axis((0, width), "lane")
-    partial = te.compute(
-        (*batch, outputs, width),
-        lambda *i: te.sum(data[(*i[:-2], step * width + i[-1])] * weight[i[-2], step * width + i[-1]], axis=step),
-        name=PARTIAL_SUMS,
-    )
-    total = te.compute((*batch, outputs), lambda *i: te.sum(partial[(*i, lane)], axis=lane), name=TOTAL)
+
+    def partial_sum(*index: tirx.Var) -> tirx.Expr:
+        *row, output, offset = index
+        column = step * width + offset
+        return te.sum(data(*row, column) * weight(output, column), axis=step)
+
+    partial = te.compute((*batch, outputs, width), partial_sum, name=PARTIAL_SUMS)
+    total = te.compute((*batch, outputs), lambda *i: te.sum(partial(*i, lane), axis=lane), name=TOTAL)
     if not bias:
         return total
-    return te.compute(total.shape, lambda *i: total[i] + bias[0][i[-1]], name="linear_bias")
+    return te.compute(total.shape, lambda *i: total(*i) + bias[0](i[-1]), name="linear_bias")

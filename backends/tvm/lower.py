@@ -43,7 +43,7 @@ def lowering_passes(target: Target, unit: VectorUnit) -> list[TvmPass]:
 
 
 def _scheduling_pass(unit: VectorUnit) -> TvmPass:
-    @tvm.transform.module_pass(opt_level=0, name="ScheduleKernels")
+    @tvm.transform.module_pass(opt_level=0, name="ScheduleKernels")  # type: ignore[untyped-decorator]
     def schedule(module: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
         return schedule_module(module, unit)
 

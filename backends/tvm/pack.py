@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import fx
+from torch.utils._pytree import tree_leaves
 
 from cospipe.backends.bundle import Bundle, write_bundle
 from cospipe.backends.runtime.compare import relative_error
@@ -112,7 +113,7 @@ def stage_parts(pipeline: fx.GraphModule) -> list[StagePart]:
     for name, module in pipeline.named_children():
         if name.startswith("stage") and isinstance(module, fx.GraphModule):
             inputs = tuple(node.name for node in module.graph.find_nodes(op="placeholder"))
-            outputs = tuple(node.name for node in module.graph.output_node().args[0])  # type: ignore[union-attr]
+            outputs = tuple(node.name for node in tree_leaves(module.graph.output_node().args))
             parts.append(StagePart(name, module, inputs, outputs))
     return sorted(parts, key=lambda part: int(part.name.removeprefix("stage")))
 

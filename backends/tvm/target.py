@@ -39,6 +39,6 @@ def check_can_bundle(soc: Soc) -> None:
     """
     if soc.architecture not in _TRIPLES:
         raise UsageError(
-            f"{soc.name} is a 32-bit {soc.architecture} chip: it can be predicted and explored but not bundled, because "
-            "TVM publishes no runtime wheel for armv7; compile for this machine instead with target host."
+            f"{soc.name} is a 32-bit {soc.architecture} chip: it can be predicted and explored but not bundled,"
+            " because TVM publishes no runtime wheel for armv7; compile for this machine instead with target host."
         )

@@ -235,7 +235,7 @@ def test_consequences_of_a_dynamic_shape_are_not_listed(x):
 
 def test_program_with_dynamic_shapes_names_its_inputs(x):
     program = torch.export.export(nn.Linear(4, 3), (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-    with pytest.raises(CaptureError, match="input 'input' has the shape .*x4"):
+    with pytest.raises(CaptureError, match=r"input 'input' has the shape .*x4"):
         capture(program)
 
 

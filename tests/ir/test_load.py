@@ -109,7 +109,7 @@ def test_program_file_brings_its_own_inputs(program_file):
 
 
 def test_program_file_of_another_shape(program_file):
-    with pytest.raises(CaptureError, match="exported for input.s. of shape 2x4, not 1x4"):
+    with pytest.raises(CaptureError, match=r"exported for input.s. of shape 2x4, not 1x4"):
         load_model(str(program_file), [(1, 4)])
 
 
@@ -127,5 +127,5 @@ def test_program_file_without_inputs(tmp_path):
 def test_damaged_program_file(tmp_path):
     path = tmp_path / "damaged.pt2"
     path.write_bytes(b"not a program")
-    with pytest.raises(CaptureError, match="is not a program saved by torch.export.save"):
+    with pytest.raises(CaptureError, match=r"is not a program saved by torch.export.save"):
         load_model(str(path))

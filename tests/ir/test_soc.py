@@ -236,9 +236,11 @@ def test_mistake_is_told(old: str, new: str, mistake: str):
     assert found.startswith(mistake)
 
 
-def test_clusters_that_are_no_tables_are_told():
-    head = MINIMAL.partition("[[clusters]]")[0]
-    assert any(line.startswith("clusters.0: ") for line in mistakes(head + "clusters = [1]\n"))
+def test_clusters_that_are_no_tables_or_missing_are_told():
+    head = MINIMAL.partition("[[clusters]]")[0].replace('"clusters.big.parallel_efficiency"', "")
+    (found,) = mistakes(head + "clusters = [1]\n")
+    assert found.startswith("clusters.0: ")
+    assert mistakes(head + "clusters = []\n") == ["clusters: at least one is needed"]
 
 
 def test_estimated_keys_may_be_of_the_board_or_of_a_cluster():

@@ -54,7 +54,7 @@ def test_second_run_changes_nothing():
 
 
 def test_adapter_modules_are_described_too():
-    _, x, graph_module = annotated()
+    _, _, graph_module = annotated()
     InsertAdapters(n=4)(graph_module)
     AnnotateLayers()(graph_module)
     delta = next(node for node in graph_module.graph.nodes if node.op == "call_module")

@@ -153,7 +153,7 @@ def test_norm_that_cannot_be_folded_becomes_a_scale_and_a_shift(model, shape, ot
 
 
 def test_norm_after_a_sum():
-    graph_module, inputs = captured(NormAfterSum(), 2, 3, 4, 4)
+    graph_module, _ = captured(NormAfterSum(), 2, 3, 4, 4)
     FoldBatchNorm()(graph_module)
     assert operations(graph_module) == {"aten.add.Tensor": 2, "aten.mul.Tensor": 1}
     assert set(graph_module.state_dict()) == {"norm.scale", "norm.shift"}
@@ -211,7 +211,7 @@ def test_second_run_changes_nothing():
 
 def test_users_model_is_left_alone():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
-    graph_module, inputs = captured(model, 2, 3, 8, 8)
+    graph_module, _ = captured(model, 2, 3, 8, 8)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     FoldBatchNorm()(graph_module)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

@@ -13,7 +13,7 @@ from cospipe.passes.merge_adapters import MergeAdapters
 
 def example():
     model = nn.Sequential(
-        nn.Conv2d(3, 6, (3, 5), bias=False), nn.ReLU(), nn.Conv2d(6, 6, 3, groups=6), nn.Flatten(), nn.Linear(48, 4)
+        nn.Conv2d(3, 6, (3, 5), bias=False), nn.ReLU(), nn.Conv2d(6, 6, 3, groups=6), nn.Flatten(), nn.Linear(24, 4)
     )
     return model, (torch.randn(2, 3, 6, 8, generator=torch.Generator().manual_seed(0)),)
 

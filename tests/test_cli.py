@@ -1,0 +1,215 @@
+"""The ``cospipe`` command, called as a user calls it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from cospipe.cli import main
+
+MODEL = """
+from collections import OrderedDict
+
+from torch import nn
+
+
+def small():
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10),
+    )
+
+
+class Sorts(nn.Module):
+    def forward(self, x):
+        return x.kthvalue(2, dim=1).values + x.cummax(dim=1).values.sum()
+
+
+def unsupported():
+    return nn.Sequential(OrderedDict(tail=nn.Sequential(OrderedDict(sorts=Sorts()))))
+"""
+
+BOARD = """
+name = "Bad Name"
+title = "two mistakes"
+architecture = "aarch64"
+hand_over_us = -3
+hand_over_gb_per_s = 1.0
+sources = ["none"]
+clusters = []
+"""
+
+
+def cospipe(*arguments, folder, timeout=300):
+    command = [sys.executable, "-m", "cospipe.cli", *map(str, arguments)]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("cli")
+    (path / "nets.py").write_text(MODEL)
+    (path / "bad.toml").write_text(BOARD)
+    return path
+
+
+@pytest.fixture
+def inside(folder, monkeypatch, capsys):
+    """Call the command in this process, which spares an import of torch a call."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["cospipe", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, ended.value.code, captured.out, captured.err)
+
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(folder))
+    return call
+
+
+@pytest.fixture(scope="module")
+def bundle(folder):
+    done = cospipe(
+        "optimize", "nets:small", "--soc", "host", "--input-shape", "1,3,32,32", "-o", "made", "--json", folder=folder
+    )
+    assert done.returncode == 0, done.stderr
+    values = json.loads(done.stdout)
+    assert values["plan"]["soc"].startswith("host") or values["plan"]["soc"]
+    assert values["period_us"] > 0
+    return folder / "made"
+
+
+def test_run_reports_period_latency_stages_and_cores(bundle, folder):
+    done = cospipe("run", bundle, "--frames", "20", "--json", folder=folder)
+    assert done.returncode == 0, done.stderr
+    values = json.loads(done.stdout)
+    assert values["frames"] == 20
+    assert values["period_us"] > 0
+    assert values["latency_median_us"] > 0
+    for stage in values["stages"]:
+        assert stage["median_us"] > 0
+        assert set(stage["cpu_ids"]) <= os.sched_getaffinity(0)
+
+
+def test_run_writes_results_of_given_inputs(bundle, folder):
+    frame = np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32)
+    np.save(folder / "frame.npy", frame)
+    done = cospipe("run", bundle, "-i", "frame.npy", "-i", "frame.npy", "-o", "results.npz", folder=folder)
+    assert done.returncode == 0, done.stderr
+    results = np.load(folder / "results.npz")
+    (values,) = results.values()
+    assert values.shape == (2, 1, 10)
+    assert np.array_equal(values[0], values[1])
+
+
+def test_verify_passes_and_says_so(bundle, folder):
+    done = cospipe("verify", bundle, "--json", folder=folder)
+    assert done.returncode == 0, done.stderr
+    values = json.loads(done.stdout)
+    assert values["passed"]
+    assert all(check["relative_error"] <= check["tolerance"] for check in values["checks"])
+    assert {check["part"] for check in values["checks"]} >= {"stage0", "whole"}
+
+
+def test_predict_gives_every_layer_on_every_configuration(folder):
+    done = cospipe("predict", "nets:small", "--soc", "rk3588", "--input-shape", "1x3x32x32", "--json", folder=folder)
+    assert done.returncode == 0, done.stderr
+    values = json.loads(done.stdout)
+    expected = {f"{cluster}:{cores}" for cluster in ("big", "little") for cores in range(1, 5)}
+    assert {row["kind"] for row in values["layers"]} >= {"conv", "linear"}
+    assert all(set(row["latency_us"]) == expected for row in values["layers"])
+    assert set(values["total_us"]) == expected
+
+
+def test_socs_lists_and_shows(folder):
+    done = cospipe("socs", "--json", folder=folder)
+    names = {soc["name"] for soc in json.loads(done.stdout)}
+    assert names >= {"hikey970", "odroid-xu4", "rk3399", "rk3588", "vim3", "odroid-n2", "sd845", "sd855"}
+    shown = cospipe("socs", "sd855", folder=folder)
+    assert shown.returncode == 0
+    assert "cortex-a76" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["optimize", "nets:small", "--soc", "hikey97"], 2, ["hikey970"]),
+        (["optimize", "nets:smal", "--soc", "host"], 2, ["small"]),
+        (["optimize", "nonets:small"], 2, ["nonets"]),
+        (["optimize", "net.onnx"], 1, ["ONNX"]),
+        (["optimize", "nets:small", "--soc", "bad.toml"], 1, ["name", "hand_over_us", "clusters"]),
+        (["optimize", "nets:unsupported", "--input-shape", "4,5"], 1, ["kthvalue", "cummax", "in tail.sorts"]),
+        (["optimize", "nets:small", "--input-shape", "1,5,32,32"], 1, ["1x5x32x32"]),
+        (["optimize", "nets:small", "--input-shape", "1,3,a,32"], 2, ["1,3,a,32"]),
+        (["optimize", "nets:small", "--objective", "speed"], 2, ["throughput", "latency"]),
+        (["optimize", "nets:small", "--soc", "odroid-xu4"], 2, ["armv7", "wheel"]),
+        (["optimize", "nets:small", "--soc", "hikey970", "--cores", "big:5"], 2, ["5", "4"]),
+        (["optimize", "nets:small", "--soc", "host", "--target", "aarch64"], 2, ["aarch64"]),
+        (["optimize", "nets:small", "--passes", "insert-adapter{n=3},merge"], 2, ["insert-adapters", "merge-adapters"]),
+        (["run", "nowhere"], 2, ["nowhere"]),
+        (["run", "nets.py"], 1, ["nets.py"]),
+        (["predict", "nets:small", "--frobnicate"], 2, ["frobnicate"]),
+        (["socs", "nosuch.toml"], 2, ["nosuch.toml"]),
+    ],
+)
+def test_mistakes_get_a_sentence_and_an_exit_code(inside, folder, arguments, code, words):
+    shapes = [] if "--input-shape" in arguments or arguments[0] != "optimize" else ["--input-shape", "1,3,32,32"]
+    done = inside(*arguments, *shapes)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in done.stderr.replace("\n", " ")
+    assert not (folder / "build").exists()
+
+
+def test_errors_are_json_too(inside):
+    done = inside("predict", "nets:small", "--soc", "nosuch", "--json")
+    assert done.returncode == 2
+    assert json.loads(done.stdout)["error"]["type"] == "UsageError"
+
+
+@pytest.mark.parametrize("command", ["optimize", "run", "verify", "predict", "socs", "demo"])
+def test_help_has_examples(inside, command):
+    done = inside(command, "--help")
+    assert done.returncode == 0
+    assert "Examples" in done.stdout
+    assert f"cospipe {command}" in done.stdout
+
+
+def test_another_output_is_not_overwritten(inside, folder):
+    (folder / "mine").mkdir()
+    (folder / "mine" / "thesis.txt").write_text("years of work")
+    done = inside("optimize", "nets:small", "--input-shape", "1,3,32,32", "-o", "mine")
+    assert done.returncode == 2
+    assert (folder / "mine" / "thesis.txt").read_text() == "years of work"
+
+
+def test_interrupted_optimize_keeps_the_old_bundle(bundle, folder):
+    before = {file.name: file.read_bytes() for file in bundle.iterdir()}
+    command = [
+        sys.executable,
+        "-m",
+        "cospipe.cli",
+        "optimize",
+        "nets:small",
+        "--input-shape",
+        "1,3,32,32",
+        "-o",
+        bundle,
+    ]
+    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if "Compiling" in line:
+            break
+    time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    assert {file.name: file.read_bytes() for file in bundle.iterdir()} == before
+    assert [file.name for file in folder.iterdir() if file.name.startswith(f".{bundle.name}")] == []
