@@ -148,7 +148,7 @@ def _all(operations: Sequence[Any], function: Callable[[fx.Node], LayerSize]) ->
 
 
 def _overloads(operation: Any) -> list[Any]:
-    if not isinstance(operation, torch._ops.OpOverloadPacket):
+    if not hasattr(operation, "overloads"):  # a single overload, or no ATen operation
         return [operation]
     return [getattr(operation, name) for name in operation.overloads()]
 

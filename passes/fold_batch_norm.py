@@ -171,9 +171,9 @@ def _scaled_weight(layer: fx.Node, weight: torch.Tensor, scale: torch.Tensor) ->
     if not _is_transposed(layer):
         return weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
     groups = argument(layer, "groups")
-    grouped = weight.unflatten(0, (groups, -1))  # groups, inputs of a group, outputs of a group, kernel
+    grouped = weight.reshape(groups, -1, *weight.shape[1:])  # groups, inputs of a group, outputs of a group, kernel
     per_group = scale.reshape(groups, 1, -1, *[1] * (weight.ndim - 2))
-    return (grouped * per_group).flatten(0, 1)
+    return (grouped * per_group).reshape(weight.shape)
 
 
 def _is_transposed(layer: fx.Node) -> bool:

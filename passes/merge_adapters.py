@@ -72,7 +72,7 @@ def _weight_name(delta: fx.Node) -> str:
 def _merged(graph_module: fx.GraphModule, delta: fx.Node) -> torch.Tensor:
     weight = stored_tensor(graph_module, _weight_name(delta))
     with torch.no_grad():
-        change = graph_module.get_submodule(str(delta.target))()
+        change: torch.Tensor = graph_module.get_submodule(str(delta.target))()
         return weight.detach() + change
 
 

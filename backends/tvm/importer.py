@@ -15,6 +15,7 @@ from tvm.relax.frontend.torch import from_exported_program
 from tvm.relax.frontend.torch.base_fx_graph_translator import BaseFXGraphImporter
 from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
+from cospipe.backends.tvm.attention import attention
 from cospipe.backends.tvm.schedule import PARTIAL_SUMS, TOTAL
 from cospipe.backends.tvm.tiling import largest_divisor
 from cospipe.ir.capture import module_path
@@ -65,7 +66,8 @@ def import_stage(stage: fx.GraphModule, example_inputs: tuple[torch.Tensor, ...]
     lanes : int
         FP32 lanes of the target's vector registers.
     """
-    program = torch.export.export(stage, example_inputs).run_decompositions({})
+    decompositions = {torch.ops.aten.scaled_dot_product_attention.default: attention}
+    program = torch.export.export(stage, example_inputs).run_decompositions(decompositions)
     module = from_exported_program(
         program, keep_params_as_input=True, run_ep_decomposition=False, custom_convert_map=converters(lanes)
     )

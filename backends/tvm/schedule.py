@@ -132,19 +132,23 @@ class _Kernel:
         schedule, operations = self.schedule, prod(self.extents(partial))
         shape = self.extents(total)[: self.axes(total).count("S")]
         store = self._storing_block(total, shape)
-        loops = schedule.get_loops(store)
-        sizes = product_tile(prod(shape[:-1]), shape[-1], self.unit)
-        rows = schedule.fuse(*loops[:-1]) if len(loops) > 2 else loops[0]
-        row_outer, row_inner = schedule.split(rows, [None, sizes.rows])
-        column_outer, column_inner = schedule.split(loops[-1], [None, sizes.columns])
-        schedule.reorder(column_outer, row_outer, row_inner, column_inner)
+        *batch, columns = schedule.get_loops(store)
+        sizes = product_tile(shape[-2] if batch else 1, shape[-1], self.unit)
+        column_outer, column_inner = schedule.split(columns, [None, sizes.columns])
+        inner, innermost = [column_inner], column_outer
+        if batch:
+            row_outer, row_inner = schedule.split(batch.pop(), [None, sizes.rows])
+            schedule.reorder(column_outer, *batch, row_outer, row_inner, column_inner)
+            inner, innermost = [row_inner, column_inner], row_outer
         for block in (total, partial):
-            schedule.compute_at(block, row_outer, preserve_unit_loops=True)
+            schedule.compute_at(block, innermost, preserve_unit_loops=True)
         if operations >= _PARALLEL_FROM_OPERATIONS:
             schedule.parallel(column_outer)
-        *tile_loops, lane, step = schedule.get_loops(partial)[2:]
+        *tile_loops, lane, step = schedule.get_loops(partial)[-len(self.axes(partial)) :]
         schedule.reorder(step, *tile_loops, lane)
         self._unroll_tile(tile_loops, lane)
+        for loop in inner:
+            schedule.unroll(loop)
         start = schedule.decompose_reduction(partial, step)
         self.done |= {self.name(block) for block in (store, total, partial, start)}
 

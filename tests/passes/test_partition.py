@@ -18,7 +18,7 @@ from cospipe.passes.annotate_layers import AnnotateLayers
 from cospipe.passes.fold_batch_norm import FoldBatchNorm
 from cospipe.passes.insert_adapters import InsertAdapters
 from cospipe.passes.model_graph import cheap_order, compute_nodes, model_graph
-from cospipe.passes.partition import Partition
+from cospipe.passes.partition import Partition, tag_stages
 from cospipe.passes.pipeline import PassManager
 
 SOC = load_soc("hikey970")
@@ -276,6 +276,22 @@ def test_a_rewrite_of_the_graph_drops_tags_and_plan():
     assert all(STAGE.get(node) is None for node in rewritten.graph.nodes)
     with pytest.raises(PassError, match="run the pass 'partition'"):
         plan_of(rewritten)
+
+
+def test_a_stored_plan_tags_the_same_graph_again(residual):
+    plan = plan_of(Partition(max_stages=2)(residual).graph_module)
+    tags = {node.name: STAGE.require(node) for node in compute_nodes(residual.graph)}
+    STAGE.remove(residual.graph)
+    assert tag_stages(residual, plan)
+    assert {node.name: STAGE.require(node) for node in compute_nodes(residual.graph)} == tags
+    assert not tag_stages(residual, plan)
+
+
+def test_a_plan_of_another_network_is_refused(residual):
+    plan = plan_of(Partition()(residual).graph_module)
+    other = annotated(TwoResults(), torch.randn(2, 9))
+    with pytest.raises(PassError, match=r"plan is of another network: .*conv2d"):
+        tag_stages(other, plan)
 
 
 def test_unannotated_nodes_are_all_named(residual):
