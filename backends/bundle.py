@@ -98,10 +98,11 @@ def _problem(folder: Path, name: str, record: FileRecord) -> str | None:
         return f"{name} is missing"
     if file.stat().st_size != record.bytes:
         return f"{name} has {file.stat().st_size} bytes instead of {record.bytes}"
-    return None if _sha256(file) == record.sha256 else f"{name} was altered (its SHA-256 differs)"
+    return None if sha256(file) == record.sha256 else f"{name} was altered (its SHA-256 differs)"
 
 
-def _sha256(file: Path) -> str:
+def sha256(file: Path) -> str:
+    """Return the SHA-256 of a file's content as hexadecimal text."""
     digest = hashlib.sha256()
     with file.open("rb") as stream:
         while block := stream.read(1 << 20):
@@ -169,7 +170,7 @@ def _scratch_beside(output: Path) -> Iterator[Path]:
 def _records(folder: Path) -> dict[str, FileRecord]:
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     return {
-        file.relative_to(folder).as_posix(): FileRecord(bytes=file.stat().st_size, sha256=_sha256(file))
+        file.relative_to(folder).as_posix(): FileRecord(bytes=file.stat().st_size, sha256=sha256(file))
         for file in files
     }
 

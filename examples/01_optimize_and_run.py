@@ -8,13 +8,16 @@ Example: python examples/01_optimize_and_run.py --model squeezenet1_1 --frames 1
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torchvision.models import get_model
 
 import cospipe
+from cospipe.pictures import milliseconds
 
 
 def main() -> None:
@@ -33,24 +36,26 @@ def main() -> None:
         expected = model(images[-1]).numpy()
     difference = np.abs(run.outputs[-1][target] - expected).max() / np.abs(expected).max()
     print(f"last of {arguments.frames} frames: {difference:.1e} of its scale away from eager PyTorch")
-    print_times(run)
+    print_times(run.statistics)
 
 
-def print_times(run: cospipe.front_door.RunResult) -> None:
-    for stage in run.statistics["stages"]:
-        print(f"{stage['name']} on cpu {stage['cpu_ids']}: {stage['median_us'] / 1e3:.2f} ms a frame")
-    period_ms = run.statistics["period_us"] / 1e3
-    latency_ms = run.statistics["latency_median_us"] / 1e3
-    print(f"a result every {period_ms:.2f} ms, {latency_ms:.2f} ms from input to result")
+def print_times(statistics: Mapping[str, Any]) -> None:
+    for stage in statistics["stages"]:
+        print(f"{stage['name']} on cpu {stage['cpu_ids']}: {milliseconds(stage['median_us'])} a frame")
+    period, latency = milliseconds(statistics["period_us"]), milliseconds(statistics["latency_median_us"])
+    print(f"a result every {period}, {latency} from input to result")
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="resnet18", help="name of a torchvision classifier (default: %(default)s)")
     parser.add_argument("--size", type=int, default=224, help="height and width of the image (default: %(default)s)")
-    parser.add_argument("--frames", type=int, default=50, help="frames to run, at least 2 (default: %(default)s)")
+    parser.add_argument("--frames", type=int, default=50, help="frames to run (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("build/host"), help="the bundle (default: %(default)s)")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.frames < 1:
+        parser.error("--frames must be at least 1")
+    return arguments
 
 
 if __name__ == "__main__":

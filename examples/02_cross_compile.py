@@ -8,6 +8,7 @@ Example: python examples/02_cross_compile.py --soc rk3588 --model squeezenet1_1
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import torch
@@ -45,4 +46,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except cospipe.CospipeError as error:  # QEMU is missing, there is no such board, ...
+        sys.exit(str(error))

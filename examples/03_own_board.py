@@ -8,6 +8,7 @@ Example: python examples/03_own_board.py --board my-board.toml --like rk3588 --m
 from __future__ import annotations
 
 import argparse
+import sys
 from importlib import resources
 from pathlib import Path
 
@@ -17,13 +18,15 @@ from torchvision.models import get_model
 
 from cospipe.ir.annotations import plan_of
 from cospipe.ir.capture import capture
+from cospipe.ir.errors import CospipeError
 from cospipe.ir.plan import OBJECTIVES
-from cospipe.ir.soc import Soc, load_soc
+from cospipe.ir.soc import Soc, load_soc, soc_names
 from cospipe.passes.annotate_latency import AnnotateLatency
 from cospipe.passes.annotate_layers import AnnotateLayers
 from cospipe.passes.fold_batch_norm import FoldBatchNorm
 from cospipe.passes.partition import Partition
 from cospipe.passes.pipeline import PassManager
+from cospipe.pictures import milliseconds
 
 
 def main() -> None:
@@ -41,7 +44,6 @@ def main() -> None:
 
 
 def write_draft(file: Path, like: str) -> None:
-    load_soc(like)  # one sentence when there is no such board
     known = resources.files("cospipe.ir") / "socs" / f"{like}.toml"
     text = known.read_text(encoding="utf-8")
     file.write_text(text.replace(f'name = "{like}"', f'name = "{file.stem}"', 1), encoding="utf-8")
@@ -61,7 +63,7 @@ def core_sets(board: Soc) -> list[str]:
 
 def row(annotated: fx.GraphModule, partition: Partition) -> str:
     plan = plan_of(partition(annotated).graph_module)
-    period, latency = f"{plan.period_us / 1e3:.2f} ms", f"{plan.latency_us / 1e3:.2f} ms"
+    period, latency = milliseconds(plan.period_us), milliseconds(plan.latency_us)
     return f"{partition.cores:24}{plan.objective:12}{len(plan.stages):6}{period:>11}{latency:>11}"
 
 
@@ -70,10 +72,14 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--board", type=Path, default=Path("my-board.toml"), help="the description (default: %(default)s)"
     )
-    parser.add_argument("--like", default="rk3399", help="board to copy for a first draft (default: %(default)s)")
+    boards = [name for name in soc_names() if name != "host"]
+    parser.add_argument("--like", default="rk3399", choices=boards, metavar="BOARD", help="what to copy first (default: %(default)s)")
     parser.add_argument("--model", default="mobilenet_v2", help="a torchvision classifier (default: %(default)s)")
     return parser.parse_args()
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except CospipeError as error:  # mistakes in the description, for example
+        sys.exit(str(error))

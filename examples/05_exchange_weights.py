@@ -34,7 +34,8 @@ def main() -> None:
 
     for name, bundle in (("first", compiled), ("second", exchanged)):
         result = run_once(bundle, image)
-        print(f"{name} bundle: {away(result, first, image)} from the first network, {away(result, second, image)}")
+        print(f"{name} bundle: {distance(result, first, image)} from the first network,", end=" ")
+        print(f"{distance(result, second, image)} from the second")
     cospipe.verify_bundle(exchanged).raise_if_failed()
 
 
@@ -46,7 +47,8 @@ def run_once(bundle: cospipe.Bundle, image: torch.Tensor) -> np.ndarray:
 
 
 @torch.no_grad()
-def away(result: np.ndarray, model: torch.nn.Module, image: torch.Tensor) -> str:
+def distance(result: np.ndarray, model: torch.nn.Module, image: torch.Tensor) -> str:
+    """Largest difference from a network in eager PyTorch, relative to the largest output."""
     expected = model(image).numpy()
     return f"{np.abs(result - expected).max() / np.abs(expected).max():.0e}"
 

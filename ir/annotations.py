@@ -18,6 +18,9 @@ LAYER: MetaKey[LayerDescriptor] = MetaKey("cospipe.layer", "annotate-layers", fr
 LATENCY: MetaKey[LatencyTable] = MetaKey("cospipe.latency_us", "annotate-latency", frozenset({Aspect.STRUCTURE}))
 STAGE: MetaKey[str] = MetaKey("cospipe.stage", "partition", frozenset({Aspect.STRUCTURE}))
 
+LATENCY_SOC_KEY = "cospipe.latency_soc"
+"""Where ``GraphModule.meta`` keeps the name of the SoC its latencies were predicted for."""
+
 PLAN_KEY = "cospipe.plan"
 """Where ``GraphModule.meta`` keeps the :class:`PipelinePlan` that belongs to the stage tags."""
 

@@ -4,7 +4,7 @@ Rules, in this order:
 
 * checks of tensor metadata (``_assert_tensor_metadata``) are removed: all shapes are known here;
 * tied tensors are read under one name, by one node;
-* ``_unsafe_view`` becomes ``view``;
+* ``view`` and ``_unsafe_view`` become ``reshape``, which does not depend on strides;
 * nodes whose values depend on no input and no floating-point parameter (masks, position indices; ``new_zeros`` of
   an input only takes its type) are computed now and stored as buffers ``<module path>.constant_<op>``. What
   depends on a parameter stays an operation, so that exchanged weights keep their effect;
@@ -49,7 +49,7 @@ _IDENTITY_WHEN_UNCHANGED = frozenset(
         aten.expand.default,
         aten.lift_fresh_copy.default,
         aten.slice.Tensor,
-        aten.view.default,
+        aten.reshape.default,
     }
 )
 
@@ -58,7 +58,7 @@ def normalise(graph_module: fx.GraphModule) -> None:
     """Apply the rules of this module to a captured graph, in place."""
     _remove_metadata_checks(graph_module.graph)
     _read_each_tensor_once(graph_module)
-    _use_plain_views(graph_module.graph)
+    _use_reshape(graph_module.graph)
     _fold_constants(graph_module)
     _remove_identities(graph_module.graph)
     graph_module.graph.eliminate_dead_code()
@@ -91,10 +91,10 @@ def _read_each_tensor_once(graph_module: fx.GraphModule) -> None:
             graph_module.graph.erase_node(node)
 
 
-def _use_plain_views(graph: fx.Graph) -> None:
+def _use_reshape(graph: fx.Graph) -> None:
     for node in graph.nodes:
-        if node.target is aten._unsafe_view.default:
-            node.target = aten.view.default
+        if node.target in (aten._unsafe_view.default, aten.view.default):
+            node.target = aten.reshape.default
 
 
 def _fold_constants(graph_module: fx.GraphModule) -> None:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import fx
 
-from cospipe.ir.annotations import LATENCY, LAYER
+from cospipe.ir.annotations import LATENCY, LATENCY_SOC_KEY, LAYER
 from cospipe.ir.latency import AnalyticLatencyModel
 from cospipe.ir.soc import load_soc
 from cospipe.passes.base import Pass, PassResult
@@ -39,7 +39,8 @@ class AnnotateLatency(Pass):
         """Predict every node; ``modified`` says whether any prediction is new."""
         model = AnalyticLatencyModel(load_soc(self.soc))
         configurations = model.soc.configurations()
-        modified = False
+        modified = graph_module.meta.get(LATENCY_SOC_KEY) != model.soc.name
+        graph_module.meta[LATENCY_SOC_KEY] = model.soc.name
         for node in graph_module.graph.nodes:
             layer = LAYER.get(node)
             if layer is None:

@@ -10,7 +10,7 @@ from typing import ClassVar
 import networkx as nx
 from torch import fx
 
-from cospipe.ir.annotations import LATENCY, PLAN_KEY, STAGE
+from cospipe.ir.annotations import LATENCY, LATENCY_SOC_KEY, PLAN_KEY, STAGE
 from cospipe.ir.errors import PassError, UsageError
 from cospipe.ir.plan import CoreConfiguration, PipelinePlan, SearchReport, StagePlan
 from cospipe.ir.soc import Soc, load_soc
@@ -67,6 +67,12 @@ class Partition(Pass):
         """Raise PassError unless every compute node has latencies for this SoC."""
         check_annotated(graph_module.graph)
         soc = load_soc(self.soc)
+        predicted_for = graph_module.meta.get(LATENCY_SOC_KEY, soc.name)
+        if predicted_for != soc.name:
+            raise PassError(
+                f"The latencies were predicted for {predicted_for}, not for {soc.name};"
+                f" run {LATENCY.writer}{{soc={self.soc}}} first."
+            )
         wanted = set(soc.configurations())
         for node in compute_nodes(graph_module.graph):
             predicted = set(LATENCY.get(node) or wanted)

@@ -43,14 +43,27 @@ def attention(
         Shape (..., L, V); zero for a query that sees no key.
     """
     if enable_gqa:
-        key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)
-        value = value.repeat_interleave(query.shape[-3] // value.shape[-3], -3)
+        key, value = _repeat_heads(key, query.shape[-3]), _repeat_heads(value, query.shape[-3])
     products = (query * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)) @ key.transpose(-2, -1)
     if is_causal:
-        visible = torch.ones(query.shape[-2], key.shape[-2], dtype=products.dtype, device=query.device).tril()
-        products = products.masked_fill(visible == 0, -math.inf)
+        rows = torch.arange(query.shape[-2], device=query.device).unsqueeze(-1)
+        columns = torch.arange(key.shape[-2], device=query.device).unsqueeze(0)
+        products = _blocked(columns > rows, products)
     if attn_mask is None:
         return products.softmax(-1) @ value
-    products = products.masked_fill(~attn_mask, -math.inf) if attn_mask.dtype == torch.bool else products + attn_mask
-    sees_nothing = products.amax(-1, keepdim=True) == -math.inf
-    return products.softmax(-1).masked_fill(sees_nothing, 0.0) @ value
+    products = _blocked(attn_mask.logical_not(), products) if attn_mask.dtype == torch.bool else products + attn_mask
+    sees_nothing = products.max(dim=-1, keepdim=True).values <= torch.finfo(products.dtype).min
+    shares = products.softmax(-1)
+    return torch.where(sees_nothing, torch.zeros_like(shares), shares) @ value
+
+
+def _blocked(where: torch.Tensor, products: torch.Tensor) -> torch.Tensor:
+    # TVM's ``full`` fails on infinity; beside any real product the lowest number has the share zero as well.
+    return torch.where(where, torch.full_like(products, torch.finfo(products.dtype).min), products)
+
+
+def _repeat_heads(tensor: torch.Tensor, heads: int) -> torch.Tensor:
+    """Repeat each head of (..., H, S, E) so that there are ``heads``, those of a group beside each other."""
+    shared = tensor.shape[-3]
+    repeated = tensor.unsqueeze(-3).expand(*tensor.shape[:-2], heads // shared, *tensor.shape[-2:])
+    return repeated.reshape(*tensor.shape[:-3], heads, *tensor.shape[-2:])

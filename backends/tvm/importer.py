@@ -13,9 +13,8 @@ from torch.export.graph_signature import InputKind
 from tvm import relax, te, tirx
 from tvm.relax.frontend.torch import from_exported_program
 from tvm.relax.frontend.torch.base_fx_graph_translator import BaseFXGraphImporter
-from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
-from cospipe.backends.tvm.attention import attention
+from cospipe.backends.tvm.decompositions import decomposition_table, is_importable, operation_name
 from cospipe.backends.tvm.schedule import PARTIAL_SUMS, TOTAL
 from cospipe.backends.tvm.tiling import largest_divisor
 from cospipe.ir.capture import module_path
@@ -40,18 +39,13 @@ def check_supported(graph_module: fx.GraphModule) -> None:
     UnsupportedModelError
         Listing every operation that cannot, with its node and module path.
     """
-    known = ExportedProgramImporter().create_convert_map().keys() | converters(1).keys()
     problems = [
-        f"{_operation(node)} (node {node.name}, in {module_path(node) or 'the model itself'})"
+        f"{operation_name(node)} (node {node.name}, in {module_path(node) or 'the model itself'})"
         for node in graph_module.graph.nodes
-        if node.op == "call_function" and _operation(node) not in known
+        if node.op == "call_function" and not is_importable(node)
     ]
     if problems:
         raise UnsupportedModelError(problems)
-
-
-def _operation(node: fx.Node) -> str:
-    return str(getattr(node.target, "__name__", node.target))
 
 
 def import_stage(stage: fx.GraphModule, example_inputs: tuple[torch.Tensor, ...], lanes: int) -> ImportedStage:
@@ -66,8 +60,7 @@ def import_stage(stage: fx.GraphModule, example_inputs: tuple[torch.Tensor, ...]
     lanes : int
         FP32 lanes of the target's vector registers.
     """
-    decompositions = {torch.ops.aten.scaled_dot_product_attention.default: attention}
-    program = torch.export.export(stage, example_inputs).run_decompositions(decompositions)
+    program = torch.export.export(stage, example_inputs).run_decompositions(decomposition_table())
     module = from_exported_program(
         program, keep_params_as_input=True, run_ep_decomposition=False, custom_convert_map=converters(lanes)
     )

@@ -13,7 +13,7 @@ import torch
 from torch import fx
 from torch.utils._pytree import tree_leaves
 
-from cospipe.backends.bundle import Bundle, write_bundle
+from cospipe.backends.bundle import Bundle, sha256, write_bundle
 from cospipe.backends.runtime.compare import relative_error
 from cospipe.backends.runtime.weights import Array, write_tensors
 from cospipe.backends.tvm.lower import lower_stage
@@ -184,9 +184,13 @@ def _compile(
     part: StagePart, values: dict[str, Array], cluster: Cluster, cores: int, machine: Soc, folder: Path
 ) -> StageFiles:
     example = tuple(torch.from_numpy(values[name].copy()) for name in part.inputs)
-    library, weights = f"{part.name}.so", f"{part.name}.safetensors"
+    weights = f"{part.name}.safetensors"
     target = core_target(cluster, cores, machine.architecture)
-    weight_names = lower_stage(part.module, example, target, vector_unit(cluster), folder / library)
+    built = folder / f"{part.name}.so"
+    weight_names = lower_stage(part.module, example, target, vector_unit(cluster), built)
+    # The name holds the content: a process that has loaded an earlier library from this path would get that one again.
+    library = f"{part.name}-{sha256(built)[:12]}.so"
+    built.rename(folder / library)
     parameters = dict(part.module.named_parameters(remove_duplicate=False))
     write_tensors(folder / weights, {name: _array(parameters[name]) for name in weight_names})
     return StageFiles(

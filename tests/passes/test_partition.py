@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from cospipe.ir.annotations import LATENCY, LAYER, PLAN_KEY, STAGE, plan_of
+from cospipe.ir.annotations import LATENCY, LATENCY_SOC_KEY, LAYER, PLAN_KEY, STAGE, plan_of
 from cospipe.ir.capture import capture
 from cospipe.ir.errors import PassError, UsageError
 from cospipe.ir.plan import PipelinePlan
@@ -350,3 +350,9 @@ def test_impossible_options_are_refused(residual, options, message):
 def test_senseless_options_are_refused_before_any_work(options, message):
     with pytest.raises(UsageError, match=message):
         Partition(**options)
+
+
+def test_latencies_of_a_like_soc_are_refused(residual):
+    residual.meta[LATENCY_SOC_KEY] = "rk3588"  # the same clusters and core counts as the HiKey 970
+    with pytest.raises(PassError, match="predicted for rk3588, not for hikey970"):
+        Partition(soc="hikey970")(residual)
