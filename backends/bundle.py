@@ -10,11 +10,12 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
-from cospipe.backends.runtime.weights import Array, map_tensors, write_tensors
+from cospipe.backends.runtime.weights import Array, map_tensors, read_entries, write_tensors
 from cospipe.ir.errors import BundleError, UsageError, several
-from cospipe.ir.manifest import MANIFEST_NAME, FileRecord, Manifest, parse_manifest
+from cospipe.ir.manifest import FORMAT, MANIFEST_NAME, FileRecord, Manifest, parse_manifest
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,14 @@ def open_bundle(path: str | Path) -> Bundle:
         raise UsageError(f"There is no bundle at {str(path)!r}.")
     folder, extracted = (path, None) if path.is_dir() else _extract(path)
     manifest_file = folder / MANIFEST_NAME
-    if not manifest_file.is_file():
+    if manifest_file.is_symlink() or not manifest_file.is_file():
         raise BundleError(f"{path} is not a bundle: it has no {MANIFEST_NAME}.")
     manifest = parse_manifest(_text(manifest_file, path), f"{path}/{MANIFEST_NAME}")
     problems = [problem for name, record in manifest.files.items() if (problem := _problem(folder, name, record))]
     if problems:
         raise BundleError(several(f"{path} was damaged or altered and will not be run", problems))
+    if contradictions := _contradictions(folder, manifest):
+        raise BundleError(several(f"{path} contradicts itself and will not be run", contradictions))
     return Bundle(path, folder, manifest, extracted)
 
 
@@ -79,6 +82,8 @@ def _text(file: Path, bundle: Path) -> str:
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise BundleError(f"{bundle} was damaged: {MANIFEST_NAME} is not text.") from error
+    except OSError as error:
+        raise BundleError(f"{bundle} cannot be read: {error}.") from error
 
 
 def _extract(path: Path) -> tuple[Path, tempfile.TemporaryDirectory[str]]:
@@ -86,7 +91,7 @@ def _extract(path: Path) -> tuple[Path, tempfile.TemporaryDirectory[str]]:
     try:
         with zipfile.ZipFile(path) as archive:
             archive.extractall(extracted.name)  # drops absolute paths and "..": members stay inside
-    except (zipfile.BadZipFile, OSError) as error:
+    except Exception as error:  # a damaged archive raises almost anything: zlib.error, EOFError, NotImplementedError
         extracted.cleanup()
         raise BundleError(f"{path} is neither a bundle directory nor a .zip of one: {error}.") from error
     return Path(extracted.name), extracted
@@ -98,7 +103,26 @@ def _problem(folder: Path, name: str, record: FileRecord) -> str | None:
         return f"{name} is missing"
     if file.stat().st_size != record.bytes:
         return f"{name} has {file.stat().st_size} bytes instead of {record.bytes}"
-    return None if sha256(file) == record.sha256 else f"{name} was altered (its SHA-256 differs)"
+    try:
+        return None if sha256(file) == record.sha256 else f"{name} was altered (its SHA-256 differs)"
+    except OSError as error:
+        return f"{name} cannot be read: {error}"
+
+
+def _contradictions(folder: Path, manifest: Manifest) -> list[str]:
+    """Return what the manifest says of tensors that its files do not hold."""
+    reference = read_entries(folder / manifest.reference)
+    borders = [manifest.inputs, manifest.outputs, *(s.inputs + s.outputs for s in manifest.stages)]
+    held = {(name, entry.shape, entry.dtype) for name, entry in reference.items()}
+    problems = [
+        f"{manifest.reference} does not hold {spec}"
+        for spec in dict.fromkeys(chain(*borders))
+        if (spec.name, spec.shape, spec.dtype) not in held
+    ]
+    for stage in manifest.stages:
+        missing = set(stage.weight_names) - read_entries(folder / stage.weights).keys()
+        problems += [f"{stage.weights} does not hold {name}" for name in sorted(missing)]
+    return problems
 
 
 def sha256(file: Path) -> str:
@@ -125,7 +149,7 @@ def write_bundle(output: str | Path, fill: Callable[[Path], Callable[[dict[str, 
     BundleError
         When ``output`` exists and is not a bundle, or the disk is full.
     """
-    output = Path(output)
+    output = Path(os.path.abspath(output))  # so that "." has a name and a parent
     check_output(output)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -152,9 +176,21 @@ def check_output(output: Path) -> None:
     if not output.exists():
         return
     is_empty = output.is_dir() and not any(output.iterdir())
-    is_bundle = (output / MANIFEST_NAME).is_file() if output.is_dir() else zipfile.is_zipfile(output)
-    if not (is_empty or is_bundle) or (output.suffix == ".zip") == output.is_dir():
+    if not (is_empty or _is_bundle(output)) or (output.suffix == ".zip") == output.is_dir():
         raise UsageError(f"{output} exists and is not a bundle; choose another output, it will not be overwritten.")
+
+
+def _is_bundle(path: Path) -> bool:
+    """Tell whether a path holds a bundle of any version, whole or damaged: others have a manifest.json as well."""
+    try:
+        if path.is_dir():
+            text = (path / MANIFEST_NAME).read_bytes()
+        else:
+            with zipfile.ZipFile(path) as archive:
+                text = archive.read(MANIFEST_NAME)
+    except (OSError, KeyError, zipfile.BadZipFile):
+        return False
+    return FORMAT.encode() in text
 
 
 @contextmanager
@@ -186,12 +222,12 @@ def _zipped(folder: Path, scratch: Path) -> Path:
 def _move_into_place(new: Path, output: Path, scratch: Path) -> None:
     """Put the new bundle where the old one is; the old one comes back if that fails."""
     old = scratch / "old"
-    if output.is_dir():
-        output.rename(old)
     try:
+        if output.is_dir():
+            output.rename(old)
         os.replace(new, output)
     except BaseException:
-        if old.exists():
+        if old.exists() and not output.exists():
             old.rename(output)
         raise
 
@@ -208,7 +244,7 @@ def replace_weights(
     weights : mapping of str to array
         New values by parameter name; every name of the bundle, or some of them.
     reference : mapping of str to array
-        The tensors of one frame computed with these weights, by value name.
+        The tensors of one frame computed with these weights, by value name; every one of the bundle's reference.
     output : str or Path
         Where the new bundle goes.
 
@@ -218,13 +254,18 @@ def replace_weights(
         When a name is unknown or a shape or dtype differs; all of them are listed.
     """
     stages = {stage.weights: map_tensors(bundle.file(stage.weights)) for stage in bundle.manifest.stages}
-    problems = _misfits(weights, stages)
+    known_weights = {name: value for tensors in stages.values() for name, value in tensors.items()}
+    known_values = bundle.reference()
+    problems = _misfits(weights, known_weights, "no weight of this bundle")
+    problems += _misfits(reference, known_values, "no value of this bundle's reference")
+    problems += [f"{name} is missing in the reference" for name in known_values if name not in reference]
     if problems:
         raise UsageError(several("These weights do not fit the bundle", problems))
 
     def fill(folder: Path) -> Callable[[dict[str, FileRecord]], Manifest]:
-        shutil.copytree(bundle.folder, folder, dirs_exist_ok=True)
-        (folder / MANIFEST_NAME).unlink()
+        for name in bundle.manifest.files:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(bundle.file(name), folder / name)
         for file, tensors in stages.items():
             write_tensors(folder / file, {name: weights.get(name, value) for name, value in tensors.items()})
         write_tensors(folder / bundle.manifest.reference, reference)
@@ -233,11 +274,10 @@ def replace_weights(
     return write_bundle(output, fill)
 
 
-def _misfits(weights: Mapping[str, Array], stages: Mapping[str, Mapping[str, Array]]) -> list[str]:
-    known = {name: value for tensors in stages.values() for name, value in tensors.items()}
-    problems = [f"{name} is no weight of this bundle" for name in weights if name not in known]
+def _misfits(given: Mapping[str, Array], known: Mapping[str, Array], complaint: str) -> list[str]:
+    problems = [f"{name} is {complaint}" for name in given if name not in known]
     return problems + [
         f"{name} is {value.shape} {value.dtype}, expected {known[name].shape} {known[name].dtype}"
-        for name, value in weights.items()
+        for name, value in given.items()
         if name in known and (value.shape, value.dtype) != (known[name].shape, known[name].dtype)
     ]

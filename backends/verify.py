@@ -12,7 +12,7 @@ from cospipe.backends.runtime.compare import relative_error
 from cospipe.backends.runtime.runner import check_runs_here
 from cospipe.backends.runtime.stage import StageExecutable, as_tensor, to_numpy
 from cospipe.backends.runtime.weights import Array
-from cospipe.ir.errors import UsageError, VerificationError, several
+from cospipe.ir.errors import StageError, UsageError, VerificationError, first_line, several
 from cospipe.ir.manifest import StageFiles
 
 StageCall = Callable[[StageFiles, Mapping[str, Array]], dict[str, Array]]
@@ -80,6 +80,8 @@ def verify_bundle(
     ------
     BundleError
         When the bundle does not run on this machine and ``emulate`` is off.
+    StageError
+        When a stage fails; it carries the stage's name and the reason.
     EmulatorError
         When QEMU or something it needs is missing.
     UsageError
@@ -112,7 +114,11 @@ def _native(bundle: Bundle) -> StageCall:
         if stage.name not in executables:
             executables[stage.name] = StageExecutable(stage, bundle.file(stage.library), bundle.file(stage.weights))
         tensors = {spec.name: as_tensor(values[spec.name]) for spec in stage.inputs}
-        return to_numpy(executables[stage.name].call(tensors), [spec.name for spec in stage.outputs])
+        try:
+            results = executables[stage.name].call(tensors)
+        except Exception as error:
+            raise StageError(stage.name, f"{stage.name} failed: {first_line(error)}.") from error
+        return to_numpy(results, [spec.name for spec in stage.outputs])
 
     return _in_own_thread(call)
 

@@ -12,9 +12,9 @@ from typing import Annotated
 import networkx as nx
 import numpy as np
 import typer
+from brute_force import best_costs
 from environment import JsonFile, Row, print_rows, write_rows
 
-from cospipe.passes.brute_force import best_costs
 from cospipe.passes.cut_graph import Resources
 from cospipe.passes.search import SearchResult, search_pipeline
 

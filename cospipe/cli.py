@@ -25,7 +25,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-out = Console()
+# Nobody reads a table that was cut to the 80 columns rich assumes behind a pipe.
+out = Console() if sys.stdout.isatty() else Console(width=160)
 err = Console(stderr=True)
 
 ModelArgument = Annotated[
@@ -52,6 +53,13 @@ def main() -> None:
     except CospipeError as error:
         _tell(error, wants_json)
         sys.exit(2 if isinstance(error, UsageError) else 1)
+    except ModuleNotFoundError as error:
+        if error.name not in ("torch", "tvm", "networkx"):
+            raise
+        err.print(
+            f"cospipe: This command needs {error.name}; install the compiler with: pip install cospipe", style="red"
+        )
+        sys.exit(1)
     except KeyboardInterrupt:
         err.print("Interrupted; nothing half-written was left behind.")
         sys.exit(130)
@@ -113,7 +121,9 @@ def optimize(
     objective: Annotated[str, typer.Option(help="throughput or latency")] = "throughput",
     input_shape: ShapeOption = None,
     target: Annotated[str, typer.Option(help="auto (the SoC), host or aarch64")] = "auto",
-    output: Annotated[Path, typer.Option("--output", "-o", help="directory or .zip to write")] = Path("build"),
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="directory or .zip to write; build/MODEL by default")
+    ] = None,
     cores: Annotated[str, typer.Option(metavar="big:4+little:2", help="cores the plan may use")] = "",
     max_stages: Annotated[int, typer.Option(help="most stages; 0 for no limit")] = 0,
     passes: Annotated[str, typer.Option(help="further passes to run first, in text form")] = "",
@@ -130,6 +140,7 @@ def optimize(
         cospipe optimize net.pt2 --soc rk3588 --objective latency --cores big:4+little:2
     """
     shapes = parse_shapes(input_shape)
+    output = output or Path("build") / Path(model.rpartition(":")[2]).stem
     with _progress() as progress:
         progress("Loading the compiler")
         from cospipe.front_door import optimize as run_optimize

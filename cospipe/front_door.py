@@ -14,8 +14,9 @@ from torch.export import ExportedProgram
 from torch.utils._pytree import tree_leaves
 
 from cospipe.backends.bundle import Bundle, check_output, open_bundle, replace_weights
+from cospipe.backends.runtime.frame import Frame
 from cospipe.backends.runtime.frames import synthetic_frames
-from cospipe.backends.runtime.runner import Frame, PipelineRunner
+from cospipe.backends.runtime.runner import PipelineRunner
 from cospipe.backends.tvm.importer import check_supported
 from cospipe.backends.tvm.pack import PackRequest, pack, reference_values, stage_weights
 from cospipe.backends.tvm.target import check_can_bundle
@@ -29,6 +30,7 @@ from cospipe.passes.annotate_latency import AnnotateLatency
 from cospipe.passes.annotate_layers import AnnotateLayers
 from cospipe.passes.base import Pass
 from cospipe.passes.fold_batch_norm import FoldBatchNorm
+from cospipe.passes.merge_adapters import MergeAdapters
 from cospipe.passes.partition import Partition, tag_stages
 from cospipe.passes.pipeline import PassManager, parse_pipeline, pipeline_text
 from cospipe.passes.split import Split
@@ -115,7 +117,8 @@ def optimize(
     target : str
         What to compile for: ``"auto"`` (the SoC), ``"host"`` (this machine, whatever the plan is for), ``"aarch64"``.
     passes : str
-        Further passes to run on the captured graph first, in text form: ``"insert-adapters{n=1000},merge-adapters"``.
+        Further passes to run on the captured graph first, in text form: ``"insert-adapters{n=1000}"``. Adapters are
+        merged into the weights in any case.
     cores : str
         Cores the plan may use, ``"big:4+little:2"``; empty for the whole chip.
     max_stages : int
@@ -150,6 +153,7 @@ def optimize(
     chosen = Partition(soc=str(soc), objective=objective, max_stages=max_stages, cores=cores)
     steps = (
         *parse_pipeline(passes),
+        MergeAdapters(),
         FoldBatchNorm(),
         AnnotateLayers(),
         AnnotateLatency(soc=str(soc)),

@@ -127,11 +127,11 @@ def plan_text(plan: PipelinePlan, width: int = 100) -> str:
 def prediction_table(layers: list[dict[str, Any]], totals: Mapping[str, float], title: str) -> Table:
     """Return the per-layer table of ``cospipe predict``; the fastest configuration of a layer is bold."""
     table = Table(title=title, header_style="bold")
-    table.add_column("layer", overflow="fold")
-    table.add_column("kind")
-    table.add_column("MMAC", justify="right")
+    table.add_column("layer", no_wrap=True)
+    table.add_column("kind", no_wrap=True)
+    table.add_column("MMAC", justify="right", no_wrap=True)
     for configuration in totals:
-        table.add_column(f"{configuration} µs", justify="right")
+        table.add_column(f"{configuration}\nµs", justify="right", no_wrap=True, min_width=7)
     for row in layers:
         if row["fused_into"] is None and any(row["latency_us"].values()):
             table.add_row(row["node"], row["kind"], f"{row['macs'] / 1e6:.1f}", *_times(row["latency_us"]))
@@ -149,7 +149,8 @@ def _times(latency_us: Mapping[str, float]) -> list[str]:
 def socs_table(socs: list[Soc]) -> Table:
     """Return the table of ``cospipe socs``."""
     table = Table(header_style="bold")
-    for column in ("name", "chip and board", "clusters", "architecture", "estimated values"):
+    table.add_column("name", no_wrap=True)
+    for column in ("chip and board", "clusters", "architecture", "estimated values"):
         table.add_column(column)
     for soc in socs:
         clusters = " + ".join(f"{c.cores}x {c.core_type} {c.max_clock_mhz / 1e3:.2f} GHz" for c in soc.clusters)

@@ -14,7 +14,7 @@ from torch import nn
 from cospipe.ir.annotations import plan_of
 from cospipe.ir.capture import capture
 from cospipe.ir.plan import PipelinePlan
-from cospipe.passes.pipeline import PassManager, parse_pipeline
+from cospipe.passes import PassManager, parse_pipeline
 from cospipe.pictures import plan_picture
 
 WIDTH = 134

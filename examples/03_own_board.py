@@ -21,11 +21,11 @@ from cospipe.ir.capture import capture
 from cospipe.ir.errors import CospipeError
 from cospipe.ir.plan import OBJECTIVES
 from cospipe.ir.soc import Soc, load_soc, soc_names
+from cospipe.passes import PassManager
 from cospipe.passes.annotate_latency import AnnotateLatency
 from cospipe.passes.annotate_layers import AnnotateLayers
 from cospipe.passes.fold_batch_norm import FoldBatchNorm
 from cospipe.passes.partition import Partition
-from cospipe.passes.pipeline import PassManager
 from cospipe.pictures import milliseconds
 
 
@@ -73,7 +73,9 @@ def parse_arguments() -> argparse.Namespace:
         "--board", type=Path, default=Path("my-board.toml"), help="the description (default: %(default)s)"
     )
     boards = [name for name in soc_names() if name != "host"]
-    parser.add_argument("--like", default="rk3399", choices=boards, metavar="BOARD", help="what to copy first (default: %(default)s)")
+    parser.add_argument(
+        "--like", default="rk3399", choices=boards, metavar="BOARD", help="what to copy first (default: %(default)s)"
+    )
     parser.add_argument("--model", default="mobilenet_v2", help="a torchvision classifier (default: %(default)s)")
     return parser.parse_args()
 

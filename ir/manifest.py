@@ -7,10 +7,11 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from cospipe.ir.errors import BundleError, several
+from cospipe.ir.errors import BundleError, UsageError, several
 from cospipe.ir.plan import PipelinePlan
 
 MANIFEST_NAME = "manifest.json"
+FORMAT = "cospipe-bundle"
 
 
 def _plain_relative(name: str) -> str:
@@ -78,7 +79,7 @@ class Manifest(_Part):
     stages: tuple[StageFiles, ...] = Field(min_length=1)
     reference: FileName
     """Input, every tensor handed over and output of one frame, computed by eager PyTorch."""
-    relative_tolerance: Annotated[float, Field(gt=0)]
+    relative_tolerance: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     files: dict[FileName, FileRecord]
 
     @model_validator(mode="after")
@@ -88,6 +89,8 @@ class Manifest(_Part):
             raise ValueError(f"no SHA-256 is given for {', '.join(missing)}")
         if [s.name for s in self.stages] != [s.name for s in self.plan.stages]:
             raise ValueError("the stages of the plan and of the files differ")
+        if wrong := [s.name for s in self.plan.stages if len(s.cpu_ids) != s.configuration.cores]:
+            raise ValueError(f"the plan names more or fewer cpu ids than cores for {', '.join(wrong)}")
         known = {spec.name for spec in self.inputs}
         for stage in self.stages:
             if unknown := [spec.name for spec in stage.inputs if spec.name not in known]:
@@ -111,3 +114,5 @@ def parse_manifest(text: str, origin: str) -> Manifest:
     except ValidationError as error:
         mistakes = [f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()]
         raise BundleError(several(f"{origin} is not a bundle manifest this version reads", mistakes)) from error
+    except UsageError as error:  # from the plan's own types
+        raise BundleError(f"{origin} is not a bundle manifest this version reads: {error}") from error

@@ -36,12 +36,16 @@ def aarch64_runtime() -> Path:
     Raises
     ------
     EmulatorError
-        When the wheels cannot be downloaded.
+        When the wheels cannot be downloaded or kept.
     """
     versions = {package: version(package) for package in _WHEELS}
     folder = cache_folder() / "aarch64" / "-".join(versions.values())
-    if not _is_intact(folder):
+    if _is_intact(folder):
+        return folder
+    try:
         _download(versions, folder)
+    except OSError as error:
+        raise EmulatorError(f"The AArch64 TVM runtime cannot be kept in {folder}: {error}.") from error
     return folder
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from cospipe.backends.runtime.frame import frame_problems
 from cospipe.backends.runtime.weights import Array
 from cospipe.ir.errors import UsageError, several
 from cospipe.ir.manifest import Manifest, TensorSpec
@@ -63,21 +65,28 @@ def read_frames(manifest: Manifest, files: Sequence[Path], options: ImageOptions
 
 
 def _frame_or_problem(manifest: Manifest, file: Path, options: ImageOptions) -> dict[str, Array] | str:
+    if not file.is_file():
+        return f"{file}: there is no such file"
     try:
-        return _read_frame(manifest, file, options)
-    except (OSError, ValueError, UsageError) as error:
-        return f"{file}: {error}"
+        frame = _read_frame(manifest, file, options)
+    except Exception as error:  # decoders raise almost anything at a damaged file
+        return f"{file}: {str(error) or type(error).__name__}"
+    problems = frame_problems(manifest, frame)
+    return f"{file}: {'; '.join(problems)}" if problems else frame
 
 
 def _read_frame(manifest: Manifest, file: Path, options: ImageOptions) -> dict[str, Array]:
     if file.suffix == ".npz":
+        if not zipfile.is_zipfile(file):
+            raise UsageError("it is not an .npz archive")
         with np.load(file, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+            return dict(archive)
     if len(manifest.inputs) != 1:
         raise UsageError(f"the network has {len(manifest.inputs)} inputs; give an .npz file with all of them")
     spec = manifest.inputs[0]
-    array = np.load(file, allow_pickle=False) if file.suffix == ".npy" else read_image(file, spec, options)
-    return {spec.name: array}
+    if file.suffix == ".npy":
+        return {spec.name: np.load(file, allow_pickle=False)}
+    return {spec.name: read_image(file, spec, options)}
 
 
 def read_image(file: Path, spec: TensorSpec, options: ImageOptions) -> Array:

@@ -8,7 +8,7 @@ from types import TracebackType
 import numpy as np
 
 from cospipe.backends.runtime.weights import Array
-from cospipe.ir.errors import UsageError
+from cospipe.ir.errors import CospipeError, UsageError
 
 
 def check_results_file(path: Path | None) -> None:
@@ -30,12 +30,17 @@ def check_results_file(path: Path | None) -> None:
 class ResultWriter:
     """Collects results and writes them when the run is over: each output stacked over the frames.
 
-    Nothing is written when the run fails.
+    Nothing is written when the run fails, and nothing half-written is left behind.
 
     Parameters
     ----------
     path : Path or None
         File to write; None collects nothing.
+
+    Raises
+    ------
+    CospipeError
+        At the end, when the file cannot be written.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -60,5 +65,7 @@ class ResultWriter:
         try:
             np.savez(scratch, allow_pickle=False, **stacked)
             scratch.replace(self._path)
+        except OSError as error:
+            raise CospipeError(f"The results could not be written to {self._path}: {error}.") from error
         finally:
             scratch.unlink(missing_ok=True)

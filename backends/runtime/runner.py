@@ -7,31 +7,34 @@ import platform
 import queue
 import threading
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from types import TracebackType
 from typing import Any
 
 from cospipe.backends.bundle import Bundle
+from cospipe.backends.runtime.frame import Frame, frame_problems
 from cospipe.backends.runtime.placement import StagePlacement, available_cpus, place
 from cospipe.backends.runtime.stage import StageExecutable, as_tensor, to_numpy
 from cospipe.backends.runtime.statistics import RunStatistics, StageTimes
 from cospipe.backends.runtime.tvm_runtime import compatible_version, configure_thread_pool, runtime_version
-from cospipe.backends.runtime.weights import Array
 from cospipe.ir.errors import BundleError, CospipeError, StageError, UsageError, several
 from cospipe.ir.manifest import Manifest
-
-Frame = dict[str, Array]
-"""One input or output of the network: arrays by name."""
 
 
 @dataclass
 class _Job:
-    """A frame on its way: the tensors later stages still need, and when it was accepted and done."""
+    """A frame on its way: the run it belongs to, the tensors later stages still need, and its times so far."""
 
+    run: int
     values: dict[str, Any]
-    entered_s: float = 0.0
+    accepted_s: float = 0.0
+    started_s: float = 0.0
     finished_s: float = 0.0
+
+    @property
+    def entered_s(self) -> float:
+        return min(self.accepted_s, self.started_s)  # the first stage may be quicker than the thread that hands over
 
 
 @dataclass
@@ -75,7 +78,8 @@ def check_runs_here(manifest: Manifest) -> None:
 class PipelineRunner:
     """Runs frames through the stages of a bundle, all stages at once on different frames.
 
-    Use it as a context manager. Results come in the order of the frames.
+    Use it as a context manager, once; inside, call :meth:`run` as often as you like. Results come in the order of
+    the frames. ``statistics`` are those of the latest run.
 
     Parameters
     ----------
@@ -102,10 +106,11 @@ class PipelineRunner:
             raise UsageError(f"The queue depth must be at least 1, not {queue_depth}.")
         self.bundle = bundle
         self._queues: list[queue.Queue[Any]] = [queue.Queue(queue_depth) for _ in bundle.manifest.stages]
-        self._results: queue.Queue[Any] = queue.Queue()
+        self._results: queue.Queue[_Job | StageError | None] = queue.Queue()
         self._stopping = threading.Event()
         self._stages = self._make_stages()
         self._threads: list[threading.Thread] = []
+        self._latest_run = 0
         self.statistics = RunStatistics([stage.times for stage in self._stages])
 
     def _make_stages(self) -> list[_Stage]:
@@ -129,17 +134,25 @@ class PipelineRunner:
 
     def __enter__(self) -> PipelineRunner:
         """Start the stage threads; return when every stage is loaded and warm."""
+        if self._threads or self._stopping.is_set():
+            raise UsageError("A runner is started once; make a new one.")
+        try:
+            self._start_stages()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def _start_stages(self) -> None:
         for stage in self._stages:
             thread = threading.Thread(target=self._work, args=(stage,), name=stage.name, daemon=True)
             thread.start()
             self._threads.append(thread)
         for stage in self._stages:
             stage.ready.wait()
-        failures = [stage.failure for stage in self._stages if stage.failure is not None]
-        if failures:
-            self.close()
-            raise failures[0]
-        return self
+        for stage in self._stages:
+            if stage.failure is not None:
+                raise stage.failure
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -154,6 +167,7 @@ class PipelineRunner:
         for thread in self._threads:
             thread.join()
         self._threads.clear()
+        self._results.put(None)  # whoever waits for a result learns that none will come
 
     def run(self, frames: Iterable[Frame]) -> Iterator[Frame]:
         """Run frames through the pipeline and yield their outputs in order.
@@ -172,26 +186,47 @@ class PipelineRunner:
         """
         if not self._threads:
             raise UsageError("The runner is not started; use it in a with statement.")
+        self._latest_run += 1
+        for stage in self._stages:
+            stage.times = replace(stage.times, busy_us=[])
+        self.statistics = RunStatistics([stage.times for stage in self._stages])
+        return self._results_of(self._latest_run, frames)
+
+    def _results_of(self, run: int, frames: Iterable[Frame]) -> Iterator[Frame]:
         inside = 0
         for frame in frames:
-            job = _Job(self._inputs(frame))
+            self._check_current(run)
+            job = _Job(run, self._inputs(frame))
             self._queues[0].put(job)
-            job.entered_s = perf_counter()  # waiting for the pipeline to accept a frame is not part of its latency
+            job.accepted_s = perf_counter()  # waiting for the pipeline to accept a frame is not part of its latency
             inside += 1
             while not self._results.empty():
-                yield self._take()
+                yield self._take(run)
                 inside -= 1
         for _ in range(inside):
-            yield self._take()
+            yield self._take(run)
+
+    def _check_current(self, run: int) -> None:
+        if self._stopping.is_set():
+            raise UsageError("The runner was closed before this run was over.")
+        if run != self._latest_run:
+            raise UsageError("Another run of this runner has begun, which ended this one.")
 
     def _inputs(self, frame: Frame) -> dict[str, Any]:
-        check_frame(self.bundle.manifest, frame)
+        if problems := frame_problems(self.bundle.manifest, frame):
+            raise UsageError(several("This input does not fit the network", problems))
         return {name: as_tensor(array.copy()) for name, array in frame.items()}  # callers reuse their buffers
 
-    def _take(self) -> Frame:
-        job = self._results.get()
-        if isinstance(job, StageError):
-            raise job
+    def _take(self, run: int) -> Frame:
+        """Return the next result of a run; what an earlier one, broken off, left behind is dropped."""
+        while True:
+            self._check_current(run)
+            job = self._results.get()
+            if isinstance(job, StageError):
+                self._results.put(job)  # the stage has stopped: every later run meets this error, too
+                raise job
+            if job is not None and job.run == run:
+                break
         self.statistics.record(job.entered_s, job.finished_s)
         return to_numpy(job.values, [spec.name for spec in self.bundle.manifest.outputs])
 
@@ -233,6 +268,7 @@ def _step(stage: _Stage, executable: StageExecutable, job: _Job) -> _Job | Stage
         outputs = executable.call(job.values)
     except Exception as error:
         return StageError(stage.name, f"{stage.name} failed: {error}")
+    job.started_s = job.started_s or started
     job.finished_s = perf_counter()
     stage.times.busy_us.append((job.finished_s - started) * 1e6)
     job.values = {name: tensor for name, tensor in (job.values | outputs).items() if name in stage.kept}
@@ -242,23 +278,3 @@ def _step(stage: _Stage, executable: StageExecutable, job: _Job) -> _Job | Stage
 def _needed_after(manifest: Manifest, position: int) -> frozenset[str]:
     later = {spec.name for stage in manifest.stages[position + 1 :] for spec in stage.inputs}
     return frozenset(later | {spec.name for spec in manifest.outputs})
-
-
-def check_frame(manifest: Manifest, frame: Frame) -> None:
-    """Check the names, shapes and dtypes of one input frame.
-
-    Raises
-    ------
-    UsageError
-        Listing everything that does not fit.
-    """
-    expected = {spec.name: spec for spec in manifest.inputs}
-    problems = [f"{name} is no input" for name in frame if name not in expected]
-    problems += [f"{spec} is missing" for name, spec in expected.items() if name not in frame]
-    problems += [
-        f"{name} is {'x'.join(map(str, array.shape))} {array.dtype}, expected {expected[name]}"
-        for name, array in frame.items()
-        if name in expected and (array.shape != expected[name].shape or str(array.dtype) != expected[name].dtype)
-    ]
-    if problems:
-        raise UsageError(several("This input does not fit the network", problems))

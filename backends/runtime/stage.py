@@ -10,7 +10,7 @@ import numpy as np
 
 from cospipe.backends.runtime.tvm_runtime import load_runtime
 from cospipe.backends.runtime.weights import Array, aligned, map_tensors
-from cospipe.ir.errors import BundleError
+from cospipe.ir.errors import BundleError, CospipeError, first_line
 from cospipe.ir.manifest import StageFiles
 
 _CPU_DEVICE, _POOLED_ALLOCATOR = 1, 2
@@ -31,7 +31,7 @@ class StageExecutable:
     Raises
     ------
     BundleError
-        When a weight is missing.
+        When a weight is missing, or the library cannot be loaded.
     """
 
     def __init__(self, files: StageFiles, library: Path, weights: Path) -> None:
@@ -40,9 +40,7 @@ class StageExecutable:
         if missing := [name for name in files.weight_names if name not in tensors]:
             raise BundleError(f"{weights.name} lacks the weights {', '.join(missing)} of {files.name}.")
         self._weights = [as_tensor(tensors[name]) for name in files.weight_names]
-        machine = load_runtime().load_module(str(library)).get_function("vm_load_executable")()
-        machine.get_function("vm_initialization")(_CPU_DEVICE, 0, _POOLED_ALLOCATOR, _CPU_DEVICE, 0, _POOLED_ALLOCATOR)
-        self._main = machine.get_function("main")
+        self._main = _load_main(library)
 
     def call(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Run the stage on TVM tensors by value name; return its outputs as TVM tensors by value name."""
@@ -52,6 +50,17 @@ class StageExecutable:
     def warm_up(self) -> None:
         """Run the stage once on zeros, so that pages, buffers and threads exist before the first frame."""
         self.call({spec.name: as_tensor(np.zeros(spec.shape, spec.dtype)) for spec in self.files.inputs})
+
+
+def _load_main(library: Path) -> Any:
+    try:
+        machine = load_runtime().load_module(str(library)).get_function("vm_load_executable")()
+        machine.get_function("vm_initialization")(_CPU_DEVICE, 0, _POOLED_ALLOCATOR, _CPU_DEVICE, 0, _POOLED_ALLOCATOR)
+        return machine.get_function("main")
+    except CospipeError:
+        raise
+    except Exception as error:
+        raise BundleError(f"The library {library.name} cannot be loaded: {first_line(error)}.") from error
 
 
 def as_tensor(array: Array) -> Any:

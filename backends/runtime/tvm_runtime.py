@@ -16,6 +16,7 @@ from cospipe.ir.errors import BundleError
 
 _ONE_CORE_A_THREAD = -2
 _THREADS_SHARE_CORES = -3
+_NOT_INSTALLED = "The TVM runtime is not installed; install it with: pip install 'apache-tvm>=0.27,<0.28'."
 
 
 @cache
@@ -29,7 +30,7 @@ def load_runtime() -> Any:
     """
     spec = importlib.util.find_spec("tvm")
     if spec is None or spec.origin is None:
-        raise BundleError("The TVM runtime is not installed; install it with: pip install 'apache-tvm>=0.27,<0.28'.")
+        raise BundleError(_NOT_INSTALLED)
     with _without_torch():
         import tvm_ffi
     ctypes.CDLL(str(Path(spec.origin).parent / "lib" / "libtvm_runtime.so"), ctypes.RTLD_GLOBAL)
@@ -50,8 +51,17 @@ def _without_torch() -> Iterator[None]:
 
 
 def runtime_version() -> str:
-    """Return the version of the installed TVM, as ``0.27``: what a library must have been compiled with."""
-    return compatible_version(importlib.metadata.version("apache-tvm"))
+    """Return the version of the installed TVM, as ``0.27``: what a library must have been compiled with.
+
+    Raises
+    ------
+    BundleError
+        When TVM is not installed.
+    """
+    try:
+        return compatible_version(importlib.metadata.version("apache-tvm"))
+    except importlib.metadata.PackageNotFoundError as error:
+        raise BundleError(_NOT_INSTALLED) from error
 
 
 def compatible_version(version: str) -> str:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from cospipe.ir.errors import BundleError
 
 Array = npt.NDArray[Any]
 ALIGNMENT_BYTES = 64
+
+_MOST_DIMENSIONS = 16
 
 _DTYPES = {
     "F64": "float64",
@@ -82,14 +85,16 @@ def read_entries(path: Path) -> dict[str, TensorEntry]:
         header = json.loads(text)
         header.pop("__metadata__", None)
         return {name: _entry(entry, 8 + length, size) for name, entry in header.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BundleError(f"{path.name} is not a valid safetensors file: {error}.") from error
 
 
 def _entry(entry: dict[str, Any], start_bytes: int, file_bytes: int) -> TensorEntry:
-    start, end = entry["data_offsets"]
-    found = TensorEntry(_DTYPES[entry["dtype"]], tuple(map(int, entry["shape"])), start_bytes + start, end - start)
+    start, end = map(index, entry["data_offsets"])
+    found = TensorEntry(_DTYPES[entry["dtype"]], tuple(map(index, entry["shape"])), start_bytes + start, end - start)
     expected = prod(found.shape) * np.dtype(found.dtype).itemsize
+    if len(found.shape) > _MOST_DIMENSIONS:
+        raise ValueError(f"a tensor has {len(found.shape)} dimensions")
     if start < 0 or start_bytes + end > file_bytes or min(found.shape, default=0) < 0 or found.size_bytes != expected:
         raise ValueError(f"a tensor of {found.shape} {found.dtype} does not fit bytes {start} to {end}")
     return found

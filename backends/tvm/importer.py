@@ -20,6 +20,9 @@ from cospipe.backends.tvm.tiling import largest_divisor
 from cospipe.ir.capture import module_path
 from cospipe.ir.errors import UnsupportedModelError
 
+_NUMBERS = frozenset(
+    {torch.float32, torch.float64, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool}
+)
 Converter = Callable[[fx.Node, BaseFXGraphImporter], relax.Var]
 
 
@@ -32,20 +35,39 @@ class ImportedStage:
 
 
 def check_supported(graph_module: fx.GraphModule) -> None:
-    """Check that every operation of a captured graph can be imported.
+    """Check that every operation, every type of number and every output of a captured graph can be compiled.
 
     Raises
     ------
     UnsupportedModelError
-        Listing every operation that cannot, with its node and module path.
+        Listing everything that cannot, operations with their node and module path.
     """
     problems = [
         f"{operation_name(node)} (node {node.name}, in {module_path(node) or 'the model itself'})"
         for node in graph_module.graph.nodes
         if node.op == "call_function" and not is_importable(node)
     ]
+    problems += [
+        f"output {node.target} depends on no input; leave it out"
+        for node in graph_module.graph.output_node().all_input_nodes
+        if node.op == "get_attr"
+    ]
+    problems += _unsupported_numbers(graph_module)
     if problems:
         raise UnsupportedModelError(problems)
+
+
+def _unsupported_numbers(graph_module: fx.GraphModule) -> list[str]:
+    first: dict[torch.dtype, fx.Node] = {}
+    for node in graph_module.graph.nodes:
+        value = node.meta.get("val")
+        if isinstance(value, torch.Tensor) and value.dtype not in _NUMBERS:
+            first.setdefault(value.dtype, node)
+    return [
+        f"{str(dtype).removeprefix('torch.')} tensors (the first is {node.name}, in"
+        f" {module_path(node) or 'the model itself'}); convert the model and its inputs with .float()"
+        for dtype, node in first.items()
+    ]
 
 
 def import_stage(stage: fx.GraphModule, example_inputs: tuple[torch.Tensor, ...], lanes: int) -> ImportedStage:

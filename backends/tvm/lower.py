@@ -18,7 +18,7 @@ from cospipe.backends.tvm.importer import import_stage
 from cospipe.backends.tvm.link import link_shared_library
 from cospipe.backends.tvm.schedule import schedule_module
 from cospipe.backends.tvm.tiling import VectorUnit
-from cospipe.ir.errors import CospipeError, LoweringError
+from cospipe.ir.errors import CospipeError, LoweringError, first_line
 
 
 def lowering_passes(target: Target, unit: VectorUnit) -> list[TvmPass]:
@@ -87,7 +87,9 @@ def lower_stage(
     except CospipeError:
         raise
     except Exception as error:
-        raise LoweringError(f"TVM could not compile {library.stem} ({type(error).__name__}): {error}") from error
+        raise LoweringError(
+            f"TVM could not compile {library.stem} ({type(error).__name__}): {first_line(error)}."
+        ) from error
     return imported.weight_names
 
 

@@ -119,9 +119,9 @@ def stage_parts(pipeline: fx.GraphModule) -> list[StagePart]:
 
 
 def value_names(pipeline: fx.GraphModule) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the names of the graph's inputs and outputs."""
+    """Return the names of the graph's inputs and outputs; a value that is returned twice is named twice."""
     inputs = tuple(node.name for node in pipeline.graph.find_nodes(op="placeholder"))
-    return inputs, tuple(node.name for node in pipeline.graph.output_node().all_input_nodes)
+    return inputs, tuple(node.name for node in tree_leaves(pipeline.graph.output_node().args))
 
 
 @torch.no_grad()
@@ -145,13 +145,18 @@ def reference_values(
     Raises
     ------
     LoweringError
-        When the passes changed the model's output beyond the tolerance.
+        When the passes changed the model's output beyond the tolerance, or it is not a number.
     """
     inputs, outputs = value_names(pipeline)
     values: dict[str, Any] = dict(zip(inputs, example_inputs, strict=True))
     for part in stage_parts(pipeline):
         values.update(zip(part.outputs, part.module(*(values[name] for name in part.inputs)), strict=True))
     for name, tensor in zip(outputs, expected, strict=True):
+        if tensor.isnan().any():
+            raise LoweringError(
+                f"The model itself returns NaN as {name} for the example inputs, so nothing can be compared with it;"
+                " give inputs it has numbers for."
+            )
         error = relative_error(_array(values[name]), _array(tensor))
         if not error <= RELATIVE_TOLERANCE:
             raise LoweringError(f"The passes changed the output {name} by {error:.1e} of its scale.")
@@ -177,7 +182,7 @@ def stage_weights(pipeline: fx.GraphModule, names: Sequence[Sequence[str]]) -> d
 
 
 def _array(tensor: torch.Tensor) -> Array:
-    return np.ascontiguousarray(tensor.detach().cpu().numpy())
+    return np.asarray(tensor.detach().cpu().numpy(), order="C")
 
 
 def _compile(
@@ -225,7 +230,7 @@ def _manifest(
         passes=request.passes,
         plan=plan,
         inputs=_specs(names[0], values),
-        outputs=_specs(names[1], values),
+        outputs=_specs(tuple(dict.fromkeys(names[1])), values),
         stages=stages,
         reference=_REFERENCE,
         relative_tolerance=RELATIVE_TOLERANCE,

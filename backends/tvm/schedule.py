@@ -7,6 +7,7 @@ other loop nests are vectorised along their last axis. Both run the outer loops 
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from math import prod
 
@@ -16,6 +17,9 @@ from tvm.s_tir import Schedule, ScheduleError
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from cospipe.backends.tvm.tiling import OutputTile, VectorUnit, output_tile, product_tile
+from cospipe.ir.errors import first_line
+
+log = logging.getLogger("cospipe")
 
 PARTIAL_SUMS, TOTAL = "partial_sums", "product_total"
 """Names of the two reductions of a product with a transposed weight."""
@@ -46,13 +50,21 @@ def schedule_module(module: tvm.IRModule, unit: VectorUnit) -> tvm.IRModule:
 
 
 def schedule_kernel(function: tirx.PrimFunc, unit: VectorUnit) -> tirx.PrimFunc:
-    """Return one kernel with scheduled loops."""
+    """Return one kernel with scheduled loops; one that no tile fits keeps its loops in order, and that is logged."""
+    try:
+        return _scheduled(function, unit, is_tiled=True)
+    except ScheduleError as error:
+        log.warning("A kernel could not be tiled and will be slow: %s", first_line(error))
+        return _scheduled(function, unit, is_tiled=False)
+
+
+def _scheduled(function: tirx.PrimFunc, unit: VectorUnit, is_tiled: bool) -> tirx.PrimFunc:
     kernel = _Kernel(Schedule(function), unit)
     kernel.inline_spatial_blocks()
     reductions = [block for block in kernel.blocks() if "R" in kernel.axes(block)]
-    if [kernel.name(block) for block in reductions] == [PARTIAL_SUMS, TOTAL]:
+    if is_tiled and [kernel.name(block) for block in reductions] == [PARTIAL_SUMS, TOTAL]:
         kernel.tile_products(*reductions)
-    elif len(reductions) == 1 and kernel.is_tileable(reductions[0]):
+    elif is_tiled and len(reductions) == 1 and kernel.is_tileable(reductions[0]):
         kernel.tile(reductions[0])
     for block in kernel.blocks():
         if kernel.name(block) not in kernel.done:
@@ -102,10 +114,10 @@ class _Kernel:
         return not is_copy and any("R" in self.axes(reader) for reader in readers)
 
     def is_tileable(self, reduction: SBlockRV) -> bool:
-        """Tell whether a reduction has rows and columns of more than one element, and one loop an axis."""
+        """Tell whether a reduction has one result, rows and columns of more than one element, and one loop an axis."""
         axes, extents = self.axes(reduction), self.extents(reduction)
         spatial = axes.count("S")
-        in_order = axes == "S" * spatial + "R" * (len(axes) - spatial)
+        in_order = axes == "S" * spatial + "R" * (len(axes) - spatial) and len(self.schedule.get(reduction).writes) == 1
         return in_order and len(axes) == len(extents) and spatial >= 2 and extents[spatial - 1] > 1
 
     def tile(self, reduction: SBlockRV) -> None:

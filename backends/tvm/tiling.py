@@ -28,7 +28,7 @@ class VectorUnit:
     @property
     def lanes(self) -> int:
         """FP32 numbers in one register."""
-        return self.simd_bytes // _FP32_BYTES
+        return max(1, self.simd_bytes // _FP32_BYTES)
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ def output_tile(channels: int, rows: int, columns: int, shares_input: bool, unit
 
 def product_tile(rows: int, outputs: int, unit: VectorUnit) -> OutputTile:
     """Choose how many rows and outputs of a matrix product accumulate at once, one register each."""
-    accumulators = min(unit.registers // 2, _STACK_TILE_BYTES // unit.simd_bytes)
-    height = largest_divisor(rows, 4)
+    accumulators = max(1, min(unit.registers // 2, _STACK_TILE_BYTES // unit.simd_bytes))
+    height = largest_divisor(rows, min(accumulators, 4))
     return OutputTile(1, height, largest_divisor(outputs, accumulators // height))
 
 

@@ -23,7 +23,7 @@ for package in (cospipe.ir, cospipe.passes):
         import_module(f"{package.__name__}.{module.name}")
 names = {id(value): name for name, value in vars(annotations).items() if isinstance(value, MetaKey)}
 rows = [
-    [key.name, names[id(key)], key.writer, sorted(aspect.value for aspect in key.depends_on)]
+    [key.name, names.get(id(key)), key.writer, sorted(aspect.value for aspect in key.depends_on)]
     for key in MetaKey.registry.values()
 ]
 print(json.dumps(rows))

@@ -5,12 +5,12 @@ from itertools import pairwise
 import networkx as nx
 import numpy as np
 import pytest
+from brute_force import Costs, all_pipelines, best_costs, pipeline_costs, stage_us
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cospipe.ir.errors import PlanError, UsageError
 from cospipe.ir.plan import CoreConfiguration
-from cospipe.passes.brute_force import Costs, all_pipelines, best_costs, pipeline_costs, stage_us
 from cospipe.passes.cut_graph import Resources, cut_graph
 from cospipe.passes.search import search_pipeline
 

@@ -1,0 +1,84 @@
+"""Weight files: the safetensors library reads them, and every mapped tensor is aligned."""
+
+import mmap
+
+import hypothesis.extra.numpy as st_numpy
+import numpy as np
+import pytest
+import safetensors.numpy
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cospipe.backends.runtime.weights import ALIGNMENT_BYTES, aligned, map_tensors, write_tensors
+from cospipe.ir.errors import BundleError
+
+DTYPES = st.sampled_from(["float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool"])
+ARRAYS = DTYPES.flatmap(
+    lambda dtype: st_numpy.arrays(dtype, st_numpy.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=9))
+)
+TENSORS = st.dictionaries(st.text("abcdefg.0_", min_size=1), ARRAYS, max_size=6)
+
+
+def same(left, right):
+    return {k: (v.dtype, v.shape, v.tobytes()) for k, v in left.items()} == {
+        k: (v.dtype, v.shape, v.tobytes()) for k, v in right.items()
+    }
+
+
+@given(tensors=TENSORS)
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_safetensors_library_reads_what_is_written(tensors, tmp_path):
+    write_tensors(tmp_path / "weights", tensors)
+    assert same(safetensors.numpy.load_file(tmp_path / "weights"), tensors)
+
+
+@given(tensors=TENSORS)
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_what_the_safetensors_library_writes_is_mapped_aligned(tensors, tmp_path):
+    safetensors.numpy.save_file(tensors, tmp_path / "weights")
+    mapped = map_tensors(tmp_path / "weights")
+    assert same(mapped, tensors)
+    assert all(array.ctypes.data % ALIGNMENT_BYTES == 0 for array in mapped.values())
+
+
+def test_tensors_of_whole_cache_lines_are_mapped_not_copied(tmp_path):
+    write_tensors(tmp_path / "weights", {"odd": np.zeros(3, np.float32), "even": np.zeros(64, np.float32)})
+    mapped = map_tensors(tmp_path / "weights")
+    memory = mapped["even"]
+    while isinstance(memory, np.ndarray):
+        memory = memory.base
+    assert isinstance(memory, mmap.mmap)
+
+
+def test_writing_to_a_mapped_tensor_leaves_the_file_alone(tmp_path):
+    write_tensors(tmp_path / "weights", {"w": np.zeros(64, np.float32)})
+    map_tensors(tmp_path / "weights")["w"][:] = 1
+    assert not map_tensors(tmp_path / "weights")["w"].any()
+
+
+def test_aligned_copies_only_what_is_not():
+    room = np.zeros(65, np.float32)
+    start = next(i for i in range(16) if room[i:].ctypes.data % ALIGNMENT_BYTES == 0)
+    assert aligned(room[start : start + 4]) is not None
+    assert aligned(room[start + 1 :]).ctypes.data % ALIGNMENT_BYTES == 0
+    assert np.shares_memory(aligned(room[start : start + 4]), room)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"1234567",
+        (2**40).to_bytes(8, "little") + b"{}",
+        (2).to_bytes(8, "little") + b"[]",
+        (4).to_bytes(8, "little") + b"nope",
+        (58).to_bytes(8, "little") + b'{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,999999]}}',
+        (53).to_bytes(8, "little") + b'{"w":{"dtype":"F32","shape":[9],"data_offsets":[0,4]}}' + b"0000",
+        (53).to_bytes(8, "little") + b'{"w":{"dtype":"XXX","shape":[1],"data_offsets":[0,4]}}' + b"0000",
+        (55).to_bytes(8, "little") + b'{"w":{"dtype":"F32","shape":[-1],"data_offsets":[4,0]}}' + b"0000",
+    ],
+)
+def test_a_damaged_file_gets_a_sentence(tmp_path, data):
+    (tmp_path / "weights").write_bytes(data)
+    with pytest.raises(BundleError, match="safetensors"):
+        map_tensors(tmp_path / "weights")

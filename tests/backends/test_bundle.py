@@ -1,0 +1,157 @@
+"""Bundles: complete or not there at all, checked before use, never run when altered."""
+
+import errno
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from cospipe.backends.bundle import check_output, open_bundle, replace_weights, write_bundle
+from cospipe.backends.runtime.weights import map_tensors
+from cospipe.ir.errors import BundleError, UsageError
+
+
+@pytest.fixture
+def bundle(compiled, tmp_path):
+    return open_bundle(shutil.copytree(compiled.bundle.path, tmp_path / "bundle"))
+
+
+def contents(folder):
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def edit(bundle, change):
+    path = bundle.folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+
+
+def test_a_manifest_names_every_file(bundle):
+    assert set(bundle.manifest.files) | {"manifest.json"} == set(contents(bundle.folder))
+    assert bundle.manifest.tvm_version.startswith("0.27")
+
+
+@pytest.mark.parametrize("position", range(8))
+@pytest.mark.parametrize("damage", ["altered", "truncated", "removed", "linked"])
+def test_any_damaged_file_is_named(bundle, tmp_path, damage, position):
+    names = sorted(bundle.manifest.files)
+    name = names[position % len(names)]
+    file = bundle.folder / name
+    data = bytearray(file.read_bytes())
+    file.unlink()
+    if damage == "altered":
+        data[len(data) // 2] ^= 1
+        file.write_bytes(data)
+    elif damage == "truncated":
+        file.write_bytes(data[:-1])
+    elif damage == "linked":
+        (tmp_path / "elsewhere").write_bytes(data)
+        file.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BundleError, match=f"will not be run(.|\n)*{name}"):
+        open_bundle(bundle.folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda m: m.update(version=2), "version"),
+        (lambda m: m.update(format="other"), "format"),
+        (lambda m: m.update(surprise=1), "surprise"),
+        (lambda m: m.pop("plan"), "plan"),
+        (lambda m: m["stages"][0].update(library="../../bin/true"), "not a path inside the bundle"),
+        (lambda m: m["stages"][0].update(library="/bin/true"), "not a path inside the bundle"),
+        (lambda m: m.update(reference="nothing.safetensors"), "no SHA-256"),
+        (lambda m: m["stages"][0]["inputs"][0].update(shape=[-1]), "shape"),
+        (lambda m: m["stages"][0]["inputs"][0].update(shape=[2**40]), "shape"),
+        (lambda m: m["stages"][0]["inputs"][0].update(dtype="object"), "dtype"),
+        (lambda m: m["stages"][0]["inputs"][0].update(name="nobody"), "nobody"),
+        (lambda m: m["outputs"][0].update(name="nobody"), "no stage writes"),
+        (lambda m: m["plan"]["stages"][0]["configuration"].update(cores=0), "at least one core"),
+        (lambda m: m.update(stages=[]), "stages"),
+    ],
+)
+def test_a_hostile_manifest_gets_a_sentence(bundle, change, words):
+    edit(bundle, change)
+    with pytest.raises((BundleError, UsageError), match=words):
+        open_bundle(bundle.folder)
+
+
+@pytest.mark.parametrize("text", [b"", b"not json", b"[]", b"\xff\xfe\x00", b'{"format": 1' * 1000])
+def test_a_broken_manifest_gets_a_sentence(bundle, text):
+    (bundle.folder / "manifest.json").write_bytes(text)
+    with pytest.raises(BundleError, match=r"manifest|damaged"):
+        open_bundle(bundle.folder)
+
+
+def test_a_zip_opens_like_a_directory(compiled, small_network, tmp_path):
+    archive = shutil.make_archive(str(tmp_path / "bundle"), "zip", compiled.bundle.folder)
+    opened = open_bundle(archive)
+    assert opened.manifest == compiled.bundle.manifest
+    assert contents(opened.folder) == contents(compiled.bundle.folder)
+
+
+def test_a_broken_zip_gets_a_sentence(tmp_path):
+    (tmp_path / "bundle.zip").write_bytes(b"PK\x03\x04 and then nothing")
+    with pytest.raises(BundleError, match=r"neither a bundle directory nor a \.zip"):
+        open_bundle(tmp_path / "bundle.zip")
+
+
+@pytest.mark.parametrize("suffix", ["", ".zip"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
+def test_an_interrupted_write_leaves_the_old_bundle(compiled, tmp_path, error, suffix):
+    output = tmp_path / f"bundle{suffix}"
+    replace_weights(compiled.bundle, {}, compiled.bundle.reference(), output)
+    before = output.read_bytes() if suffix else contents(output)
+
+    def fill(folder):
+        (folder / "half.so").write_bytes(b"half")
+        raise error
+
+    expected = BundleError if isinstance(error, OSError) else KeyboardInterrupt
+    with pytest.raises(expected):
+        write_bundle(output, fill)
+    assert (output.read_bytes() if suffix else contents(output)) == before
+    assert os.listdir(tmp_path) == [output.name]
+
+
+def test_a_failed_rename_brings_the_old_bundle_back(compiled, tmp_path, monkeypatch):
+    output = tmp_path / "bundle"
+    replace_weights(compiled.bundle, {}, compiled.bundle.reference(), output)
+    before = contents(output)
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "Input/output error")))
+    with pytest.raises(BundleError, match="could not be written"):
+        replace_weights(compiled.bundle, {}, compiled.bundle.reference(), output)
+    assert contents(output) == before
+    assert os.listdir(tmp_path) == ["bundle"]
+
+
+@pytest.mark.parametrize("name", ["folder", "file.txt", "folder.zip", "file.zip"])
+def test_other_peoples_files_are_not_overwritten(tmp_path, name):
+    path = tmp_path / name
+    if name.startswith("folder"):
+        path.mkdir()
+        (path / "thesis.txt").write_text("years of work")
+    else:
+        path.write_text("years of work")
+    with pytest.raises(UsageError, match="will not be overwritten"):
+        check_output(path)
+
+
+def test_weights_are_exchanged_by_name(compiled, tmp_path):
+    stage = compiled.bundle.manifest.stages[-1]
+    old = map_tensors(compiled.bundle.file(stage.weights))
+    new = {name: array * 2 for name, array in old.items()}
+    exchanged = replace_weights(compiled.bundle, new, compiled.bundle.reference(), tmp_path / "new")
+    assert [s.library for s in exchanged.manifest.stages] == [s.library for s in compiled.bundle.manifest.stages]
+    read = map_tensors(exchanged.file(stage.weights))
+    assert all(np.array_equal(read[name], new[name]) for name in new)
+
+
+def test_weights_that_do_not_fit_are_all_named(compiled, tmp_path):
+    wrong = {"last.weight": np.zeros((2, 2), np.float32), "nobody": np.zeros(1, np.float32)}
+    with pytest.raises(UsageError, match=r"nobody(.|\n)*last\.weight"):
+        replace_weights(compiled.bundle, wrong, compiled.bundle.reference(), tmp_path / "new")
+    assert not (tmp_path / "new").exists()

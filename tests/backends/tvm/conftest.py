@@ -1,0 +1,101 @@
+"""Compiles small modules and compares them with eager PyTorch; many in one library, since every compilation costs."""
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_leaves
+
+from cospipe.backends.runtime.compare import relative_error
+from cospipe.backends.runtime.stage import StageExecutable, as_tensor, to_numpy
+from cospipe.backends.runtime.weights import write_tensors
+from cospipe.backends.tvm.importer import check_supported
+from cospipe.backends.tvm.lower import lower_stage
+from cospipe.backends.tvm.target import core_target
+from cospipe.ir.capture import capture
+from cospipe.ir.manifest import StageFiles, TensorSpec
+from cospipe.ir.soc import load_soc
+from cospipe.passes.fold_batch_norm import FoldBatchNorm
+
+
+class SideBySide(nn.Module):
+    """Modules that have nothing to do with each other, each with inputs of its own."""
+
+    def __init__(self, modules, counts):
+        super().__init__()
+        self.parts, self.counts = nn.ModuleList(modules), counts
+
+    def forward(self, *inputs):
+        results, position = [], 0
+        for part, count in zip(self.parts, self.counts, strict=True):
+            results.append(part(*inputs[position : position + count]))
+            position += count
+        return tuple(results)
+
+
+class Function(nn.Module):
+    """A function of tensors as a module."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, *inputs):
+        return self.function(*inputs)
+
+
+def randomise_batch_norms(model):
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            nn.init.normal_(module.running_mean, 0, 0.2)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+            nn.init.uniform_(module.weight, 0.5, 2)
+            nn.init.normal_(module.bias)
+    return model
+
+
+def specs(prefix, tensors):
+    return tuple(
+        TensorSpec(name=f"{prefix}{i}", shape=tuple(t.shape), dtype=str(t.dtype).removeprefix("torch."))
+        for i, t in enumerate(tensors)
+    )
+
+
+@torch.no_grad()
+def compile_and_compare(model, inputs, unit, folder):
+    """Return the error of every output tensor, relative to its scale."""
+    model = randomise_batch_norms(model).eval()
+    expected = tree_leaves(model(*inputs))
+    graph_module = capture(model, inputs)
+    check_supported(graph_module)
+    graph_module = FoldBatchNorm()(graph_module).graph_module
+    library, weights = folder / "stage0.so", folder / "stage0.safetensors"
+    soc = load_soc("host")
+    names = lower_stage(graph_module, inputs, core_target(soc.clusters[0], 2, soc.architecture), unit, library)
+    stored = dict(graph_module.named_parameters(remove_duplicate=False))
+    write_tensors(weights, {name: stored[name].numpy() for name in names})
+    files = StageFiles(
+        name="stage0",
+        library=library.name,
+        weights=weights.name,
+        core_type="any",
+        inputs=specs("in", inputs),
+        outputs=specs("out", expected),
+        weight_names=names,
+    )
+    values = {spec.name: as_tensor(tensor.numpy()) for spec, tensor in zip(files.inputs, inputs, strict=True)}
+    results = to_numpy(StageExecutable(files, library, weights).call(values), [spec.name for spec in files.outputs])
+    return [relative_error(results[s.name], t.numpy()) for s, t in zip(files.outputs, expected, strict=True)]
+
+
+def compare_all(cases, unit, folder):
+    """Compile ``{name: (module or function, inputs)}`` as one library; return the largest error of each."""
+    torch.manual_seed(0)
+    modules = [part if isinstance(part, nn.Module) else Function(part) for part, _ in cases.values()]
+    inputs = tuple(tensor for _, tensors in cases.values() for tensor in tensors)
+    model = SideBySide(modules, [len(tensors) for _, tensors in cases.values()])
+    with torch.no_grad():
+        counts = [
+            len(tree_leaves(module.eval()(*tensors)))
+            for module, (_, tensors) in zip(modules, cases.values(), strict=True)
+        ]
+    errors = iter(compile_and_compare(model, inputs, unit, folder))
+    return {name: max(next(errors) for _ in range(count)) for name, count in zip(cases, counts, strict=True)}
