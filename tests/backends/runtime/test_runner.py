@@ -108,7 +108,7 @@ def test_a_failing_stage_reaches_the_caller_with_its_name(compiled, monkeypatch)
 def test_a_stage_that_does_not_load_is_reported_before_any_frame(compiled, tmp_path):
     broken = open_bundle(shutil.copytree(compiled.bundle.folder, tmp_path / "broken"))
     broken.file(broken.manifest.stages[0].library).write_bytes(b"no library")
-    with pytest.raises(BundleError, match="stage0-.* cannot be loaded"), PipelineRunner(broken):
+    with pytest.raises(BundleError, match=r"stage0-.* cannot be loaded"), PipelineRunner(broken):
         pass
 
 
@@ -177,11 +177,23 @@ def test_stage_threads_run_on_their_own_cores(compiled):
 
 @pytest.mark.parametrize("how", ["api", "command"])
 def test_running_needs_neither_torch_nor_networkx_nor_the_compiler(compiled, how):
+    path = str(compiled.bundle.path)
     calls = {
-        "api": f"from cospipe import PipelineRunner, open_bundle\nwith PipelineRunner(open_bundle({str(compiled.bundle.path)!r})): pass",
-        "command": f"sys.argv = ['cospipe', 'run', {str(compiled.bundle.path)!r}, '--frames', '3']\nfrom cospipe.cli import main\n"
-        "try: main()\nexcept SystemExit as ended: assert not ended.code",
+        "api": f"""
+from cospipe import PipelineRunner, open_bundle
+with PipelineRunner(open_bundle({path!r})):
+    pass
+""",
+        "command": f"""
+sys.argv = ['cospipe', 'run', {path!r}, '--frames', '3']
+from cospipe.cli import main
+try:
+    main()
+except SystemExit as ended:
+    assert not ended.code
+""",
     }
-    script = f"import sys, json\n{calls[how]}\nprint(json.dumps([m for m in ('torch', 'networkx', 'tvm') if m in sys.modules]))"
+    found = "print(json.dumps([m for m in ('torch', 'networkx', 'tvm') if m in sys.modules]))"
+    script = f"import json, sys\n{calls[how]}\n{found}"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout.splitlines()[-1]) == []
