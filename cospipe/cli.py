@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def _tell(error: CospipeError, wants_json: bool) -> None:
-    err.print(f"cospipe: {error}", style="red", highlight=False, markup=False)
+    err.print(f"cospipe: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
     if wants_json:
         print(json.dumps({"error": {"type": type(error).__name__, "message": str(error)}}))
 
@@ -81,7 +81,7 @@ def _print_json(value: Any) -> None:
 def _progress() -> Iterator[Callable[[str], None]]:
     """Show what is being done on standard error: a spinner on a terminal, a line a step elsewhere."""
     if not err.is_terminal:
-        yield lambda step: err.print(f"{step} ...", style="dim", highlight=False, markup=False)
+        yield lambda step: err.print(f"{step} ...", style="dim", highlight=False, markup=False, soft_wrap=True)
         return
     with err.status("Starting") as status:
         yield lambda step: status.update(f"{step} ...".replace("[", r"\["))

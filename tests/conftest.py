@@ -7,6 +7,13 @@ import torch
 from torch import nn
 
 import cospipe
+from cospipe.ir.capture import capture
+from cospipe.ir.plan import CoreConfiguration, PipelinePlan, StagePlan
+from cospipe.ir.soc import load_soc
+from cospipe.passes.fold_batch_norm import FoldBatchNorm
+from cospipe.passes.model_graph import compute_nodes
+from cospipe.passes.partition import tag_stages
+from cospipe.passes.split import Split
 
 
 class SmallNetwork(nn.Module):
@@ -40,11 +47,61 @@ def small_inputs():
     return torch.randn(1, 3, 16, 16, generator=generator), torch.randn(1, 5, generator=generator)
 
 
+def compile_in_three(network, inputs, soc, configurations, output):
+    """Compile a network in three stages whatever the search thinks of it; return it as ``optimize`` does.
+
+    ``configurations`` holds the cluster and the cpu ids of each stage. The middle stage starts behind the first two
+    nodes and ends before the last half.
+    """
+    from cospipe.backends.tvm.pack import PackRequest, pack
+
+    pipeline = FoldBatchNorm()(capture(network, inputs)).graph_module
+    nodes = [node.name for node in compute_nodes(pipeline.graph)]
+    parts = [nodes[:2], nodes[2 : len(nodes) // 2], nodes[len(nodes) // 2 :]]
+    stages = tuple(
+        StagePlan(
+            name=f"stage{i}",
+            configuration=CoreConfiguration(cluster, len(cpu_ids)),
+            cpu_ids=cpu_ids,
+            nodes=part,
+            compute_us=1,
+            hand_over_us=0,
+            hand_over_bytes=0,
+        )
+        for i, (part, (cluster, cpu_ids)) in enumerate(zip(parts, configurations, strict=True))
+    )
+    plan = PipelinePlan(soc=soc.name, objective="throughput", stages=stages)
+    tag_stages(pipeline, plan)
+    with torch.no_grad():
+        expected = network(*inputs)
+    request = PackRequest(
+        pipeline=Split()(pipeline).graph_module,
+        soc=soc,
+        machine=soc,
+        model="SmallNetwork",
+        passes="fold-batch-norm,partition,split",
+        example_inputs=inputs,
+        expected=expected,
+    )
+    return cospipe.Optimized(plan, pack(request, output, lambda step: None))
+
+
 @pytest.fixture(scope="session")
 def compiled(small_network, small_inputs, tmp_path_factory):
-    """The small network as a bundle for this machine, two stages where there are two cores."""
+    """The small network as a bundle of three stages for this machine; where there are few cores they share them."""
+    soc = load_soc("host")
+    cores = [(cluster.name, cpu) for cluster in soc.clusters for cpu in cluster.cpu_ids]
+    configurations = [(cores[i % len(cores)][0], (cores[i % len(cores)][1],)) for i in range(3)]
     output = tmp_path_factory.mktemp("compiled") / "bundle"
-    return cospipe.optimize(small_network, small_inputs, soc="host", output=output)
+    return compile_in_three(small_network, small_inputs, soc, configurations, output)
+
+
+@pytest.fixture(scope="session")
+def board(small_network, small_inputs, tmp_path_factory):
+    """The small network as a bundle of three stages for a HiKey 970; two of them have two threads."""
+    configurations = [("big", (4, 5)), ("little", (0,)), ("big", (6, 7))]
+    output = tmp_path_factory.mktemp("board") / "bundle"
+    return compile_in_three(small_network, small_inputs, load_soc("hikey970"), configurations, output)
 
 
 @pytest.fixture(scope="session")

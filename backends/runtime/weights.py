@@ -41,7 +41,8 @@ _CODES = {name: code for code, name in _DTYPES.items()}
 def write_tensors(path: Path, tensors: Mapping[str, Array]) -> None:
     """Write tensors as a safetensors file whose data starts at a 64-byte boundary.
 
-    Tensors whose size is a multiple of 64 bytes come first, so all of them are aligned in a mapping.
+    Tensors whose size is a multiple of 64 bytes come first, so all of them are aligned in a mapping. An earlier file is
+    replaced, not written to: tensors that are mapped from it stay what they are.
     """
     order = sorted(tensors, key=lambda name: (tensors[name].nbytes % ALIGNMENT_BYTES != 0, name))
     header, offset = {}, 0
@@ -51,10 +52,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Array]) -> None:
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % ALIGNMENT_BYTES)
-    with path.open("wb") as file:
+    scratch = path.with_name(f"{path.name}.new")
+    with scratch.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in order:
             file.write(np.ascontiguousarray(tensors[name]).data)
+    scratch.replace(path)
 
 
 @dataclass(frozen=True)

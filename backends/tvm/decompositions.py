@@ -28,10 +28,10 @@ def imported_operations() -> frozenset[str]:
 @cache
 def decomposition_table() -> dict[Any, Rule]:
     """Return what to run an exported program's decompositions with, so that only imported operations are left."""
-    by_pytorch = default_decompositions()
+    by_pytorch: dict[Any, Rule] = dict(default_decompositions())
     kept = imported_operations()
     lacking = {op: rule for op, rule in by_pytorch.items() if op.__name__ not in kept and op not in _PARTS_FAIL}
-    return lacking | RULES
+    return {**lacking, **RULES}
 
 
 def is_importable(node: fx.Node) -> bool:

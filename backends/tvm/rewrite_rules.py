@@ -23,17 +23,21 @@ aten = torch.ops.aten
 Rule = Callable[..., Any]
 
 
-def _add(left: Tensor, right: Any, *, alpha: float = 1) -> Tensor:
+def _add(left: Tensor, right: Any, *, alpha: float = 1) -> Any:
     """Scale first; the importer ignores ``alpha``."""
-    return NotImplemented if alpha == 1 else left + right * alpha
+    if alpha == 1:
+        return NotImplemented
+    return left + right * alpha
 
 
-def _subtract(left: Tensor, right: Any, *, alpha: float = 1) -> Tensor:
+def _subtract(left: Tensor, right: Any, *, alpha: float = 1) -> Any:
     """Scale first; the importer ignores ``alpha``."""
-    return NotImplemented if alpha == 1 else left - right * alpha
+    if alpha == 1:
+        return NotImplemented
+    return left - right * alpha
 
 
-def _subtract_from(right: Tensor, left: Any, alpha: float = 1) -> Tensor:
+def _subtract_from(right: Tensor, left: Any, alpha: float = 1) -> Any:
     """Add; the importer takes the type of the result from a number on the left, and ignores ``alpha``."""
     return right * -alpha + left
 
@@ -57,14 +61,17 @@ def _convolve_same(
     return result
 
 
-def _convolve(image: Tensor, weight: Tensor, *options: Any) -> Tensor:
+def _convolve(image: Tensor, weight: Tensor, *options: Any) -> Any:
     """Give a single image a batch axis."""
-    return NotImplemented if image.dim() == 4 else aten.conv2d.default(image.unsqueeze(0), weight, *options).squeeze(0)
+    if image.dim() == 4:
+        return NotImplemented
+    batch: Tensor = aten.conv2d.default(image.unsqueeze(0), weight, *options)
+    return batch.squeeze(0)
 
 
 def _layer_norm(
     data: Tensor, shape: Sequence[int], weight: Tensor | None = None, bias: Tensor | None = None, *options: Any
-) -> Tensor:
+) -> Any:
     """Fill in the scale and the shift, which the importer needs."""
     if weight is not None and bias is not None:
         return NotImplemented
@@ -125,7 +132,7 @@ def _average_pool(
     ceil_mode: bool = False,
     count_include_pad: bool = True,
     divisor: int | None = None,
-) -> Tensor:
+) -> Any:
     """Exchange the divisor, which the importer ignores."""
     if divisor is None:
         return NotImplemented
@@ -156,26 +163,30 @@ def _standard_deviation(
     data: Tensor, axes: Sequence[int] | None = None, *, correction: float | None = None, keepdim: bool = False
 ) -> Tensor:
     """Take the root of the variance; the importer ignores the correction."""
-    return data.var(axes, correction=1 if correction is None else correction, keepdim=keepdim).sqrt()
+    dims = None if axes is None else list(axes)
+    return data.var(dims, correction=1 if correction is None else correction, keepdim=keepdim).sqrt()
 
 
-def _clamp(data: Tensor, low: float | None = None, high: float | None = None) -> Tensor:
+def _clamp(data: Tensor, low: float | None = None, high: float | None = None) -> Any:
     """Take integers to one bound at a time; the importer fills in infinity for the other."""
     if data.is_floating_point() or (low is not None and high is not None):
         return NotImplemented
     if low is not None:
         return torch.maximum(data, torch.full_like(data, low))
-    return torch.minimum(data, torch.full_like(data, high))
+    return data if high is None else torch.minimum(data, torch.full_like(data, high))
 
 
-def _upsample_nearest(image: Tensor, size: Sequence[int] | None, scales: Sequence[float] | None) -> Tensor:
+def _upsample_nearest(image: Tensor, size: Sequence[int] | None, scales: Sequence[float] | None) -> Any:
     """Leave whole factors to the importer; others it rounds to other pixels."""
-    return NotImplemented if _are_whole(scales) else _BY_PYTORCH[aten.upsample_nearest2d.vec](image, size, scales)
+    if _are_whole(scales):
+        return NotImplemented
+    result: Tensor = _BY_PYTORCH[aten.upsample_nearest2d.vec](image, size, scales)
+    return result
 
 
 def _upsample_bilinear(
     image: Tensor, size: Sequence[int] | None, align_corners: bool, scales: Sequence[float] | None
-) -> Tensor:
+) -> Any:
     """Leave sizes and whole factors to the importer; it takes the factor from the sizes."""
     if scales is None or _are_whole(scales):
         return NotImplemented

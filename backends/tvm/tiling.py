@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from math import ceil
 
 _FP32_BYTES = 4
+_MOST_COLUMNS = 16
 _STACK_TILE_BYTES = 1024
 """TVM keeps a buffer on the stack, and so in registers, up to this size; a larger one becomes a heap workspace."""
 
@@ -43,8 +44,9 @@ class OutputTile:
 def output_tile(channels: int, rows: int, columns: int, shares_input: bool, unit: VectorUnit) -> OutputTile:
     """Choose the output tile whose accumulators fill the registers and whose columns fill one's lanes.
 
-    Wider vectors than a register are avoided: LLVM does not keep odd multiples in registers (a 3x3 convolution on
-    56 columns ran eight times slower with one 56-wide vector than with four of 14).
+    Long vectors of odd length are avoided, LLVM does not keep them in registers: a 3x3 convolution on 56 columns ran
+    eight times slower with one 56-wide vector than with four of 14, one on 111 columns five times slower with 37
+    columns than with 3 (AVX-512). With four lanes, up to 16 columns beat one register.
 
     Parameters
     ----------
@@ -78,9 +80,15 @@ def largest_divisor(number: int, limit: int) -> int:
 
 
 def _columns(columns: int, unit: VectorUnit) -> int:
-    """Divisor of the width for one vector register; for several only where none fills at least half of one."""
+    """Divisor of the width that fills the lanes of one register best; of a few short registers where none does."""
     in_one = largest_divisor(columns, unit.lanes)
     if in_one > unit.lanes // 2:
         return in_one
-    divisors = [d for d in range(1, min(columns, 4 * unit.lanes) + 1) if columns % d == 0]
+    few = largest_filling(columns, max(unit.lanes, _MOST_COLUMNS), unit)
+    return few if few > 1 else largest_filling(columns, 4 * unit.lanes, unit)
+
+
+def largest_filling(columns: int, limit: int, unit: VectorUnit) -> int:
+    """Return the divisor up to a limit that leaves the fewest lanes empty; the smallest of several."""
+    divisors = [d for d in range(1, min(columns, limit) + 1) if columns % d == 0]
     return max(divisors, key=lambda d: (d / (ceil(d / unit.lanes) * unit.lanes), -d))

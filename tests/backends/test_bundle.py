@@ -4,12 +4,14 @@ import errno
 import json
 import os
 import shutil
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from cospipe.backends.bundle import check_output, open_bundle, replace_weights, write_bundle
-from cospipe.backends.runtime.weights import map_tensors
+from cospipe.backends.bundle import check_output, open_bundle, replace_weights, sha256, write_bundle
+from cospipe.backends.runtime.weights import map_tensors, write_tensors
 from cospipe.ir.errors import BundleError, UsageError
 
 
@@ -71,11 +73,20 @@ def test_any_damaged_file_is_named(bundle, tmp_path, damage, position):
         (lambda m: m["outputs"][0].update(name="nobody"), "no stage writes"),
         (lambda m: m["plan"]["stages"][0]["configuration"].update(cores=0), "at least one core"),
         (lambda m: m.update(stages=[]), "stages"),
+        (lambda m: m["plan"]["stages"][0].update(cpu_ids=[]), "cpu ids"),
+        (lambda m: m["plan"]["stages"][0].update(cpu_ids="all"), "cpu_ids"),
+        (lambda m: m["stages"][0]["inputs"][0].update(shape=[2**31] * 9), "does not hold"),
+        (lambda m: m["stages"][0]["weight_names"].append("nobody"), "does not hold nobody"),
+        (lambda m: m.update(relative_tolerance=0), "relative_tolerance"),
+        (lambda m: m.update(relative_tolerance=float("inf")), "relative_tolerance"),
+        (lambda m: m["files"].update({"../../outside": m["files"]["reference.safetensors"]}), "inside the bundle"),
+        (lambda m: m["files"]["reference.safetensors"].update(sha256="0"), "sha256"),
+        (lambda m: m["files"]["reference.safetensors"].update(bytes="many"), "bytes"),
     ],
 )
 def test_a_hostile_manifest_gets_a_sentence(bundle, change, words):
     edit(bundle, change)
-    with pytest.raises((BundleError, UsageError), match=words):
+    with pytest.raises(BundleError, match=words):
         open_bundle(bundle.folder)
 
 
@@ -138,6 +149,107 @@ def test_other_peoples_files_are_not_overwritten(tmp_path, name):
         path.write_text("years of work")
     with pytest.raises(UsageError, match="will not be overwritten"):
         check_output(path)
+
+
+@pytest.mark.parametrize("name", ["extension", "photos.zip", "extension.zip"])
+def test_other_peoples_archives_and_manifests_are_not_overwritten(tmp_path, name):
+    folder = tmp_path / "extension"
+    folder.mkdir()
+    member = "cat.jpg" if name.startswith("photos") else "manifest.json"
+    (folder / member).write_text('{"manifest_version": 3}')
+    if name.endswith(".zip"):
+        shutil.make_archive(str(tmp_path / name.removesuffix(".zip")), "zip", folder)
+    with pytest.raises(UsageError, match="will not be overwritten"):
+        check_output(tmp_path / name)
+
+
+def test_a_damaged_bundle_may_be_replaced(bundle):
+    bundle.file(bundle.manifest.reference).unlink()
+    check_output(bundle.folder)
+
+
+def test_the_current_directory_may_be_the_output(compiled, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    replace_weights(compiled.bundle, {}, compiled.bundle.reference(), ".")
+    assert os.listdir(tmp_path) == ["here"]
+    assert open_bundle(tmp_path / "here").manifest == compiled.bundle.manifest
+
+
+def test_what_the_manifest_does_not_list_is_ignored_and_not_copied(bundle, tmp_path):
+    (bundle.folder / "notes.txt").write_text("mine")
+    (bundle.folder / "loop").symlink_to(bundle.folder)
+    opened = open_bundle(bundle.folder)
+    copy = replace_weights(opened, {}, opened.reference(), tmp_path / "copy")
+    assert set(contents(copy.folder)) == {*bundle.manifest.files, "manifest.json"}
+
+
+def test_a_bundle_may_be_replaced_by_itself_with_other_weights(bundle):
+    name, stage = next((s.weight_names[0], s) for s in bundle.manifest.stages if s.weight_names)
+    wanted = map_tensors(bundle.file(stage.weights))[name] + 1
+    replaced = replace_weights(bundle, {name: wanted}, bundle.reference(), bundle.folder)
+    assert np.array_equal(map_tensors(replaced.file(stage.weights))[name], wanted)
+    others = [other for other in map_tensors(replaced.file(stage.weights)) if other != name]
+    assert all(
+        np.array_equal(map_tensors(replaced.file(stage.weights))[n], map_tensors(bundle.file(stage.weights))[n])
+        for n in others
+    )
+
+
+def test_a_reference_that_does_not_fit_is_told(compiled, tmp_path):
+    reference = dict(compiled.bundle.reference())
+    missing = reference.popitem()[0]
+    resized = next(iter(reference))
+    reference |= {resized: np.zeros(1, np.float32), "nobody": np.zeros(1, np.float32)}
+    with pytest.raises(UsageError) as error:
+        replace_weights(compiled.bundle, {}, reference, tmp_path / "new")
+    assert all(f"\n  - {name} is " in str(error.value) for name in (missing, resized, "nobody"))
+
+
+@pytest.mark.parametrize("whose", ["reference", "weights"])
+def test_a_bundle_that_contradicts_itself_is_not_run(bundle, whose):
+    """Right sums, but tensors of other shapes or names than the manifest's: nothing may read beyond their end."""
+    stage = next(s for s in bundle.manifest.stages if s.weight_names)
+    name = bundle.manifest.reference if whose == "reference" else stage.weights
+    missing = bundle.manifest.inputs[0].name if whose == "reference" else stage.weight_names[0]
+    tensors = {**map_tensors(bundle.file(name))}
+    del tensors[missing]
+    write_tensors(bundle.folder / name, tensors)
+    record = {"bytes": (bundle.folder / name).stat().st_size, "sha256": sha256(bundle.folder / name)}
+    edit(bundle, lambda manifest: manifest["files"].update({name: record}))
+    with pytest.raises(BundleError, match=f"contradicts itself(.|\n)*{name} does not hold {missing}"):
+        open_bundle(bundle.folder)
+
+
+def test_an_altered_zip_is_refused_wherever_the_damage_is(compiled, tmp_path):
+    archive = tmp_path / "bundle.zip"
+    replace_weights(compiled.bundle, {}, compiled.bundle.reference(), archive)
+    whole = archive.read_bytes()
+    damaged = 0
+    for position in np.random.default_rng(0).integers(0, len(whole), 60):
+        archive.write_bytes(whole[:position] + bytes([whole[position] ^ 0x55]) + whole[position + 1 :])
+        try:  # names and times of members say nothing about what is run
+            assert open_bundle(archive).manifest == compiled.bundle.manifest
+        except BundleError:
+            damaged += 1
+    assert damaged > 40
+
+
+def test_members_that_point_outside_a_zip_stay_inside(compiled, tmp_path):
+    folder = shutil.copytree(compiled.bundle.folder, tmp_path / "folder")
+    archive = Path(shutil.make_archive(str(tmp_path / "bundle"), "zip", folder))
+    with zipfile.ZipFile(archive, "a") as file:
+        file.writestr("../../escaped.txt", "outside")
+    opened = open_bundle(archive)
+    assert not (opened.folder.parent / "escaped.txt").exists()
+    assert not (opened.folder.parent.parent / "escaped.txt").exists()
+
+
+def test_no_bundle_at_all(tmp_path):
+    with pytest.raises(UsageError, match="There is no bundle at"):
+        open_bundle(tmp_path / "nowhere")
+    with pytest.raises(BundleError, match=r"has no manifest\.json"):
+        open_bundle(tmp_path)
 
 
 def test_weights_are_exchanged_by_name(compiled, tmp_path):

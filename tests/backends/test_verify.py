@@ -1,11 +1,16 @@
 """Verification: right numbers pass, wrong ones are named with their stage."""
 
+import json
+import os
+from dataclasses import replace
+
 import pytest
 
 from cospipe.backends.bundle import replace_weights
+from cospipe.backends.runtime.stage import StageExecutable
 from cospipe.backends.runtime.weights import map_tensors
 from cospipe.backends.verify import verify_bundle
-from cospipe.ir.errors import VerificationError
+from cospipe.ir.errors import BundleError, StageError, UsageError, VerificationError
 
 
 def test_a_fresh_bundle_passes(compiled):
@@ -23,3 +28,64 @@ def test_changed_weights_are_found_in_their_stage(compiled, tmp_path):
     assert not result.passed
     with pytest.raises(VerificationError, match=stage.name):
         result.raise_if_failed()
+
+
+def test_hand_overs_are_followed_through_the_whole(compiled, tmp_path):
+    """A stage that is right alone still shows in the whole what an earlier one got wrong."""
+    first, last = compiled.bundle.manifest.stages[0], compiled.bundle.manifest.stages[-1]
+    doubled = {name: array * 2 for name, array in map_tensors(compiled.bundle.file(first.weights)).items()}
+    altered = replace_weights(compiled.bundle, doubled, compiled.bundle.reference(), tmp_path / "altered")
+    passed = {part: all(c.passed for c in checks) for part, checks in by_part(verify_bundle(altered)).items()}
+    assert not passed[first.name]
+    assert passed[last.name]
+    assert not passed["whole"]
+
+
+def by_part(verification):
+    parts = {}
+    for check in verification.checks:
+        parts.setdefault(check.part, []).append(check)
+    return parts
+
+
+def test_the_summary_is_json_and_says_how(compiled):
+    summary = verify_bundle(compiled.bundle).summary()
+    assert json.loads(json.dumps(summary)) == summary
+    assert summary["passed"] is True
+    assert summary["how"] == "on this machine"
+    assert {"part", "tensor", "relative_error", "tolerance", "passed"} == set(summary["checks"][0])
+
+
+def test_progress_names_every_stage(compiled):
+    told = []
+    verify_bundle(compiled.bundle, progress=told.append)
+    assert told == [f"Checking {stage.name} on this machine" for stage in compiled.plan.stages]
+
+
+def test_a_bundle_of_another_architecture_is_not_run(compiled):
+    other = "aarch64" if compiled.bundle.manifest.architecture == "x86_64" else "x86_64"
+    manifest = compiled.bundle.manifest.model_copy(update={"architecture": other})
+    with pytest.raises(BundleError, match=rf"compiled for {other}(.|\n)*--emulate"):
+        verify_bundle(replace(compiled.bundle, manifest=manifest))
+
+
+def test_only_aarch64_is_emulated(compiled):
+    manifest = compiled.bundle.manifest.model_copy(update={"architecture": "x86_64"})
+    with pytest.raises(UsageError, match="Only AArch64 bundles are emulated"):
+        verify_bundle(replace(compiled.bundle, manifest=manifest), emulate=True)
+
+
+def test_a_stage_that_fails_is_named(compiled, monkeypatch):
+    def fail(self, values):
+        raise ValueError("the roof fell in")
+
+    monkeypatch.setattr(StageExecutable, "call", fail)
+    with pytest.raises(StageError, match="stage0 failed: the roof fell in") as error:
+        verify_bundle(compiled.bundle)
+    assert error.value.stage == "stage0"
+
+
+def test_the_callers_thread_stays_where_it_was(compiled):
+    before = os.sched_getaffinity(0)
+    verify_bundle(compiled.bundle)
+    assert os.sched_getaffinity(0) == before

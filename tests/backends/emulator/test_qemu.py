@@ -15,12 +15,6 @@ from cospipe.ir.errors import EmulatorError, UsageError
 pytestmark = pytest.mark.emulated
 
 
-@pytest.fixture(scope="module")
-def board(small_network, small_inputs, tmp_path_factory):
-    output = tmp_path_factory.mktemp("board") / "bundle"
-    return cospipe.optimize(small_network, small_inputs, soc="hikey970", output=output, cores="big:2+little:1")
-
-
 def test_every_stage_and_the_whole_agree_with_eager(board, emulator):
     result = verify_bundle(board.bundle, emulate=True)
     parts = {check.part for check in result.checks}
@@ -64,3 +58,38 @@ def test_only_aarch64_bundles_are_emulated(compiled):
         pytest.skip("this machine is an AArch64 one")
     with pytest.raises(UsageError, match="Only AArch64 bundles are emulated"):
         verify_bundle(compiled.bundle, emulate=True)
+
+
+class Unusual(torch.nn.Module):
+    """A number as input and as weight, an integer and a truth value as output, a scalar as output."""
+
+    def __init__(self):
+        super().__init__()
+        self.factor = torch.nn.Parameter(torch.tensor(1.5))
+
+    def forward(self, x, shift):
+        moved = x * self.factor + shift
+        return moved.argmax(1), moved > 0, moved.mean(), moved.double()
+
+
+def test_tensors_of_all_kinds_cross_the_border(emulator, tmp_path):
+    inputs = (torch.randn(3, 7, generator=torch.Generator().manual_seed(0)), torch.tensor(0.25))
+    made = cospipe.optimize(Unusual(), inputs, soc="rk3399", output=tmp_path / "kinds")
+    assert [spec.dtype for spec in made.bundle.manifest.outputs] == ["int64", "bool", "float32", "float64"]
+    verify_bundle(made.bundle, emulate=True).raise_if_failed()
+
+
+def test_a_missing_cpp_library_is_named(monkeypatch, tmp_path):
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib/ld-linux-aarch64.so.1").touch()
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(qemu, "_SYSROOTS", (tmp_path,))
+    with pytest.raises(EmulatorError, match=r"libstdc\+\+6-arm64-cross"):
+        qemu.find_emulator()
+
+
+def test_results_of_another_size_are_refused(board, emulator):
+    stage = board.bundle.manifest.stages[0]
+    wrong = stage.model_copy(update={"outputs": (*stage.outputs, stage.outputs[0])})
+    with pytest.raises(EmulatorError, match=r"stage0 returned .* bytes under qemu-aarch64, expected"):
+        emulator.run_stage(board.bundle, wrong, board.bundle.reference())

@@ -1,39 +1,28 @@
-"""The pipeline runner: order, numbers, back-pressure, failures, pinning, and how little it imports."""
+"""The pipeline runner: order, numbers, back-pressure, times, cores, and how little it imports."""
 
 import gc
 import json
 import os
-import shutil
 import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
-import numpy as np
 import pytest
-import torch
+from running import close, eager, frames_for
 
-from cospipe.backends.bundle import open_bundle
 from cospipe.backends.runtime.runner import PipelineRunner
-from cospipe.backends.runtime.stage import StageExecutable
-from cospipe.ir.errors import BundleError, StageError, UsageError
+from cospipe.ir.plan import CoreConfiguration
 
 
-def frames_for(bundle, count, seed=0):
-    generator = np.random.default_rng(seed)
-    return [
-        {spec.name: generator.standard_normal(spec.shape).astype(spec.dtype) for spec in bundle.manifest.inputs}
-        for _ in range(count)
-    ]
-
-
-def eager(network, frame):
-    with torch.no_grad():
-        return [output.numpy() for output in network(*(torch.from_numpy(array) for array in frame.values()))]
-
-
-def close(result, expected):
-    return all(np.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(result.values(), expected, strict=True))
+def test_the_pipeline_has_stages_and_values_that_skip_one(compiled):
+    first, middle, last = compiled.bundle.manifest.stages
+    skips_first = {spec.name for spec in last.inputs} & {spec.name for spec in compiled.bundle.manifest.inputs}
+    skips_middle = {spec.name for spec in last.inputs} & {spec.name for spec in first.outputs}
+    assert skips_first
+    assert skips_middle
+    assert {spec.name for spec in middle.outputs} <= {spec.name for spec in last.inputs}
 
 
 def test_results_come_in_order_and_equal_eager(compiled, small_network):
@@ -87,79 +76,31 @@ def test_statistics_count_every_frame(compiled):
     assert summary["latency_p99_us"] >= summary["latency_median_us"] >= max(s["median_us"] for s in summary["stages"])
 
 
-def test_a_failing_stage_reaches_the_caller_with_its_name(compiled, monkeypatch):
-    last = compiled.bundle.manifest.stages[-1].name
-    call, calls = StageExecutable.call, []
-
-    def failing(self, values):
-        calls.append(self.files.name)
-        if self.files.name == last and calls.count(last) == 4:  # the first was the warm-up
-            raise ValueError("the roof fell in")
-        return call(self, values)
-
-    monkeypatch.setattr(StageExecutable, "call", failing)
-    results = []
-    with PipelineRunner(compiled.bundle) as runner, pytest.raises(StageError, match="the roof fell in") as failure:
-        results.extend(runner.run(frames_for(compiled.bundle, 20)))
-    assert last in failure.value.stage
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("stage")]
-
-
-def test_a_stage_that_does_not_load_is_reported_before_any_frame(compiled, tmp_path):
-    broken = open_bundle(shutil.copytree(compiled.bundle.folder, tmp_path / "broken"))
-    broken.file(broken.manifest.stages[0].library).write_bytes(b"no library")
-    with pytest.raises(BundleError, match=r"stage0-.* cannot be loaded"), PipelineRunner(broken):
-        pass
-
-
-def test_a_failing_source_closes_cleanly(compiled):
-    def source():
-        yield from frames_for(compiled.bundle, 3)
-        raise ZeroDivisionError
-
-    with PipelineRunner(compiled.bundle) as runner, pytest.raises(ZeroDivisionError):
-        list(runner.run(source()))
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("stage")]
-
-
-def test_an_abandoned_run_leaves_nothing_for_the_next(compiled, small_network):
-    first, second = frames_for(compiled.bundle, 10, seed=1), frames_for(compiled.bundle, 4, seed=2)
+def test_statistics_are_those_of_the_latest_run(compiled):
     with PipelineRunner(compiled.bundle) as runner:
-        for _ in runner.run(first):
-            break
-        results = list(runner.run(second))
-    assert len(results) == 4
-    assert all(close(r, eager(small_network, f)) for r, f in zip(results, second, strict=True))
+        list(runner.run(frames_for(compiled.bundle, 9)))
+        first = runner.statistics
+        time.sleep(0.3)
+        list(runner.run(frames_for(compiled.bundle, 5)))
+        second = runner.statistics.summary()
+    assert first.summary()["frames"] == 9
+    assert second["frames"] == 5
+    assert second["period_us"] < 300e3  # the pause between the runs is nobody's period
 
 
-def test_closing_twice_is_fine(compiled):
-    runner = PipelineRunner(compiled.bundle)
-    with runner:
-        pass
-    runner.close()
-    with pytest.raises(UsageError, match="not started"):
-        next(runner.run(frames_for(compiled.bundle, 1)))
+def test_latency_is_never_shorter_than_the_work(compiled):
+    with PipelineRunner(compiled.bundle, queue_depth=3) as runner:
+        list(runner.run(frames_for(compiled.bundle, 200)))
+    busy = list(zip(*(stage.busy_us for stage in runner.statistics.stages), strict=True))
+    times = zip(runner.statistics.entered_s, runner.statistics.finished_s, strict=True)
+    assert len(busy) == 200
+    assert all((end - start) * 1e6 >= sum(work) * 0.999 for (start, end), work in zip(times, busy, strict=True))
 
 
-def test_every_misfit_of_a_frame_is_named(compiled):
-    (image, offset) = (spec.name for spec in compiled.bundle.manifest.inputs)
-    wrong = {image: np.zeros((1, 3, 4, 4), np.float64), "nobody": np.zeros(1)}
-    with PipelineRunner(compiled.bundle) as runner, pytest.raises(UsageError) as error:
-        list(runner.run([wrong]))
-    assert all(word in str(error.value) for word in ("nobody", f"{offset} (1x5", "1x3x4x4 float64"))
-
-
-def test_senseless_queue_depth(compiled):
-    with pytest.raises(UsageError, match="at least 1"):
-        PipelineRunner(compiled.bundle, queue_depth=0)
-
-
-def test_another_architecture_and_version_are_refused(compiled):
-    other = "aarch64" if compiled.bundle.manifest.architecture == "x86_64" else "x86_64"
-    manifest = compiled.bundle.manifest.model_copy(update={"architecture": other, "tvm_version": "0.26.1"})
-    bundle = type(compiled.bundle)(compiled.bundle.path, compiled.bundle.folder, manifest)
-    with pytest.raises(BundleError, match=rf"{other}(.|\n)*0\.26\.1"):
-        PipelineRunner(bundle)
+def test_no_frames_give_no_results(compiled):
+    with PipelineRunner(compiled.bundle) as runner:
+        assert list(runner.run([])) == []
+        assert runner.statistics.summary()["frames"] == 0
 
 
 def test_stage_threads_run_on_their_own_cores(compiled):
@@ -173,6 +114,44 @@ def test_stage_threads_run_on_their_own_cores(compiled):
     assert len(seen) == len(wanted)
     for cores in wanted:
         assert any(affinity <= cores for affinity in seen.values())
+
+
+def with_cores(bundle, *cpu_ids):
+    """Return a bundle whose plan gives its stages other cores."""
+    stages = tuple(
+        stage.model_copy(update={"cpu_ids": ids, "configuration": CoreConfiguration("any", len(ids))})
+        for stage, ids in zip(bundle.manifest.plan.stages, cpu_ids, strict=True)
+    )
+    plan = bundle.manifest.plan.model_copy(update={"stages": stages})
+    return replace(bundle, manifest=bundle.manifest.model_copy(update={"plan": plan}))
+
+
+def threads_of_this_process():
+    return {int(thread) for thread in os.listdir("/proc/self/task")}
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+def test_every_thread_of_a_stage_is_pinned_to_a_core_of_its_own(compiled, small_network):
+    first, second = sorted(os.sched_getaffinity(0))[:2]
+    frames = frames_for(compiled.bundle, 3)
+    with PipelineRunner(with_cores(compiled.bundle, (first,), (first, second), (second,))) as runner:
+        names = {thread.native_id: thread.name.split()[0] for thread in threading.enumerate()}
+        stages = {name: os.sched_getaffinity(native) for native, name in names.items() if name.startswith("stage")}
+        assert stages == {"stage0": {first}, "stage1": {first}, "stage2": {second}}
+        workers = [os.sched_getaffinity(native) for native in threads_of_this_process() - names.keys()]
+        assert {second} in workers  # the second thread of stage1
+        results = list(runner.run(frames))
+    assert all(close(r, eager(small_network, f)) for r, f in zip(results, frames, strict=True))
+    assert os.sched_getaffinity(0) >= {first, second}
+
+
+def test_stages_share_the_cores_where_the_plan_has_more(compiled, small_network):
+    missing = tuple(range(1000, 1000 + len(os.sched_getaffinity(0))))
+    frames = frames_for(compiled.bundle, 4)
+    with PipelineRunner(with_cores(compiled.bundle, missing, missing, missing)) as runner:
+        results = list(runner.run(frames))
+    assert {stage["placement"] for stage in runner.statistics.summary()["stages"]} == {"shared"}
+    assert all(close(r, eager(small_network, f)) for r, f in zip(results, frames, strict=True))
 
 
 @pytest.mark.parametrize("how", ["api", "command"])

@@ -56,6 +56,16 @@ def test_writing_to_a_mapped_tensor_leaves_the_file_alone(tmp_path):
     assert not map_tensors(tmp_path / "weights")["w"].any()
 
 
+def test_a_file_may_be_written_from_its_own_mapping(tmp_path):
+    write_tensors(tmp_path / "weights", {"w": np.ones(4096, np.float32)})
+    mapped = map_tensors(tmp_path / "weights")
+    write_tensors(tmp_path / "weights", {"w": mapped["w"] * 2, "same": mapped["w"]})
+    again = map_tensors(tmp_path / "weights")
+    assert (again["w"] == 2).all()
+    assert (again["same"] == 1).all()
+    assert [file.name for file in tmp_path.iterdir()] == ["weights"]
+
+
 def test_aligned_copies_only_what_is_not():
     room = np.zeros(65, np.float32)
     start = next(i for i in range(16) if room[i:].ctypes.data % ALIGNMENT_BYTES == 0)
@@ -64,21 +74,50 @@ def test_aligned_copies_only_what_is_not():
     assert np.shares_memory(aligned(room[start : start + 4]), room)
 
 
+def entry(dtype='"F32"', shape="[1]", offsets="[0, 4]"):
+    return f'{{"w": {{"dtype": {dtype}, "shape": {shape}, "data_offsets": {offsets}}}}}'.encode()
+
+
+def write_header(path, header):
+    path.write_bytes(len(header).to_bytes(8, "little") + header + b"0000")
+
+
+def test_the_header_of_the_next_test_is_right_before_it_is_damaged(tmp_path):
+    write_header(tmp_path / "weights", entry())
+    assert map_tensors(tmp_path / "weights")["w"].shape == (1,)
+
+
 @pytest.mark.parametrize(
-    "data",
+    ("header", "words"),
     [
-        b"",
-        b"1234567",
-        (2**40).to_bytes(8, "little") + b"{}",
-        (2).to_bytes(8, "little") + b"[]",
-        (4).to_bytes(8, "little") + b"nope",
-        (58).to_bytes(8, "little") + b'{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,999999]}}',
-        (53).to_bytes(8, "little") + b'{"w":{"dtype":"F32","shape":[9],"data_offsets":[0,4]}}' + b"0000",
-        (53).to_bytes(8, "little") + b'{"w":{"dtype":"XXX","shape":[1],"data_offsets":[0,4]}}' + b"0000",
-        (55).to_bytes(8, "little") + b'{"w":{"dtype":"F32","shape":[-1],"data_offsets":[4,0]}}' + b"0000",
+        (b"[]", ""),
+        (b"nope", ""),
+        (b"\xff\xfe", ""),
+        (b"[" * 5000, ""),
+        (b'{"w": 7}', ""),
+        (b'{"w": {}}', "data_offsets"),
+        (entry(offsets="[0, 8]", shape="[2]"), "does not fit"),
+        (entry(offsets="[-4, 0]"), "does not fit"),
+        (entry(offsets="[4, 0]", shape="[-1]"), "does not fit"),
+        (entry(shape="[9]"), "does not fit"),
+        (entry(shape="[1152921504606846976, 0]"), "does not fit"),
+        (entry(offsets="[0.0, 4.0]"), "integer"),
+        (entry(offsets='["0", "4"]'), "integer"),
+        (entry(offsets="[0]"), "unpack"),
+        (entry(shape='["1"]'), "integer"),
+        (entry(shape=str([1] * 40)), "40 dimensions"),
+        (entry(dtype='"BF16"'), "BF16"),
+        (entry(dtype="null"), ""),
     ],
 )
-def test_a_damaged_file_gets_a_sentence(tmp_path, data):
+def test_a_damaged_header_gets_a_sentence(tmp_path, header, words):
+    write_header(tmp_path / "weights", header)
+    with pytest.raises(BundleError, match=f"weights is not a valid safetensors file: .*{words}"):
+        map_tensors(tmp_path / "weights")
+
+
+@pytest.mark.parametrize("data", [b"", b"1234567", (2**40).to_bytes(8, "little") + b"{}", b"\xff" * 8])
+def test_a_file_that_is_cut_off_gets_a_sentence(tmp_path, data):
     (tmp_path / "weights").write_bytes(data)
-    with pytest.raises(BundleError, match="safetensors"):
+    with pytest.raises(BundleError, match="cut off inside its header"):
         map_tensors(tmp_path / "weights")

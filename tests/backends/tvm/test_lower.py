@@ -5,7 +5,7 @@ A vector unit decides the tiles only, so the tiles of ARM cores are checked on a
 
 import pytest
 import torch
-from conftest import compare_all
+from compiling import compare_all
 from torch import nn
 from torch.nn import functional as F
 

@@ -1,5 +1,7 @@
 """Compiles small modules and compares them with eager PyTorch; many in one library, since every compilation costs."""
 
+from itertools import chain
+
 import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
@@ -90,12 +92,9 @@ def compare_all(cases, unit, folder):
     """Compile ``{name: (module or function, inputs)}`` as one library; return the largest error of each."""
     torch.manual_seed(0)
     modules = [part if isinstance(part, nn.Module) else Function(part) for part, _ in cases.values()]
-    inputs = tuple(tensor for _, tensors in cases.values() for tensor in tensors)
-    model = SideBySide(modules, [len(tensors) for _, tensors in cases.values()])
+    inputs = [tensors for _, tensors in cases.values()]
     with torch.no_grad():
-        counts = [
-            len(tree_leaves(module.eval()(*tensors)))
-            for module, (_, tensors) in zip(modules, cases.values(), strict=True)
-        ]
-    errors = iter(compile_and_compare(model, inputs, unit, folder))
-    return {name: max(next(errors) for _ in range(count)) for name, count in zip(cases, counts, strict=True)}
+        results = [tree_leaves(module.eval()(*own)) for module, own in zip(modules, inputs, strict=True)]
+    model = SideBySide(modules, [len(own) for own in inputs])
+    errors = iter(compile_and_compare(model, tuple(chain(*inputs)), unit, folder))
+    return {name: max(next(errors) for _ in tensors) for name, tensors in zip(cases, results, strict=True)}
