@@ -54,6 +54,7 @@ def test_what_the_importer_gets_wrong_is_refused():
         check_supported(capture(Smaller(), IMAGE))
 
 
+@pytest.mark.filterwarnings("ignore:Complex modules")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.complex64])
 def test_numbers_of_other_types_are_named_once(dtype):
     model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)).to(dtype)
