@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -134,7 +135,11 @@ def sha256(file: Path) -> str:
     return digest.hexdigest()
 
 
-def write_bundle(output: str | Path, fill: Callable[[Path], Callable[[dict[str, FileRecord]], Manifest]]) -> Bundle:
+def write_bundle(
+    output: str | Path,
+    fill: Callable[[Path], Callable[[dict[str, FileRecord]], Manifest]],
+    check: Callable[[Bundle], None] = lambda _: None,
+) -> Bundle:
     """Write a bundle so that ``output`` is either the old one or the whole new one, whatever happens.
 
     Parameters
@@ -143,6 +148,8 @@ def write_bundle(output: str | Path, fill: Callable[[Path], Callable[[dict[str, 
         Directory, or a file name ending in .zip. An earlier bundle there is replaced.
     fill : callable
         Writes the files into the directory it is given; what it returns makes the manifest from their records.
+    check : callable
+        Is given the new bundle before it takes the place of the old one, which stays when this raises.
 
     Raises
     ------
@@ -159,6 +166,7 @@ def write_bundle(output: str | Path, fill: Callable[[Path], Callable[[dict[str, 
             make_manifest = fill(folder)
             manifest = make_manifest(_records(folder))
             (folder / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+            check(open_bundle(folder))
             _move_into_place(_zipped(folder, scratch) if output.suffix == ".zip" else folder, output, scratch)
     except OSError as error:
         raise BundleError(f"The bundle {output} could not be written ({error}); nothing was changed.") from error
@@ -178,6 +186,23 @@ def check_output(output: Path) -> None:
     is_empty = output.is_dir() and not any(output.iterdir())
     if not (is_empty or _is_bundle(output)) or (output.suffix == ".zip") == output.is_dir():
         raise UsageError(f"{output} exists and is not a bundle; choose another output, it will not be overwritten.")
+    if foreign := _foreign_files(output):
+        raise UsageError(
+            f"{output} holds files that are not the bundle's ({', '.join(foreign[:5])}); move them or choose another"
+            " output, they will not be overwritten."
+        )
+
+
+def _foreign_files(folder: Path) -> list[str]:
+    """Return what somebody put into a bundle's directory: replacing the bundle would delete it."""
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return []
+    try:
+        own = {MANIFEST_NAME, *json.loads((folder / MANIFEST_NAME).read_bytes())["files"]}
+    except (ValueError, KeyError, TypeError):
+        own = {MANIFEST_NAME}  # a manifest nobody can read vouches for nothing
+    files = (file.relative_to(folder).as_posix() for file in folder.rglob("*") if not file.is_dir())
+    return sorted(set(files) - own)
 
 
 def _is_bundle(path: Path) -> bool:

@@ -56,9 +56,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name not in ("torch", "tvm", "networkx"):
             raise
-        err.print(
-            f"cospipe: This command needs {error.name}; install the compiler with: pip install cospipe", style="red"
-        )
+        _tell(CospipeError(f"This command needs {error.name}; install it with: pip install cospipe"), wants_json)
         sys.exit(1)
     except KeyboardInterrupt:
         err.print("Interrupted; nothing half-written was left behind.")

@@ -23,7 +23,7 @@ from cospipe.pictures import run_picture
 
 PHOTOGRAPHS = ("chelsea", "coffee")
 _SIZE = 224
-_WARM_FRAMES = 30
+_TIMED_FRAMES = 30
 # EfficientNet-Lite is trained on values from -1 to 1.
 _OPTIONS = ImageOptions(mean=(127 / 255,) * 3, std=(128 / 255,) * 3)
 
@@ -109,7 +109,7 @@ def _run(
     frames = [{source: image} for image in images.values()]
     with PipelineRunner(result.bundle) as runner:
         outputs = list(runner.run(frames))
-        for _ in runner.run(frames[i % len(frames)] for i in range(_WARM_FRAMES)):
+        for _ in runner.run(frames[i % len(frames)] for i in range(_TIMED_FRAMES)):
             pass
     seen = [_classify(name, output[target], labels) for name, output in zip(images, outputs, strict=True)]
     return DemoResult(manifest, runner.statistics.summary(), tuple(seen), kept)

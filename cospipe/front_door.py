@@ -141,6 +141,8 @@ def optimize(
         When the model cannot be captured, or holds operations that cannot be compiled (all are listed).
     LoweringError, BundleError
         When a stage cannot be compiled, or the bundle cannot be written.
+    VerificationError
+        When a pipeline compiled for this machine computes other numbers than eager PyTorch.
 
     Examples
     --------

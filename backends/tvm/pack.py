@@ -18,6 +18,7 @@ from cospipe.backends.runtime.compare import relative_error
 from cospipe.backends.runtime.weights import Array, write_tensors
 from cospipe.backends.tvm.lower import lower_stage
 from cospipe.backends.tvm.target import core_target, vector_unit
+from cospipe.backends.verify import verify_bundle
 from cospipe.ir.annotations import plan_of
 from cospipe.ir.errors import LoweringError, UsageError
 from cospipe.ir.manifest import FileRecord, Manifest, StageFiles, TensorSpec
@@ -80,6 +81,8 @@ def pack(request: PackRequest, output: str | Path, progress: Progress) -> Bundle
     ------
     LoweringError
         When a stage cannot be compiled.
+    VerificationError
+        When a pipeline for this machine computes other numbers than eager PyTorch.
     BundleError
         When the bundle cannot be written; then nothing is left behind.
     """
@@ -98,7 +101,12 @@ def pack(request: PackRequest, output: str | Path, progress: Progress) -> Bundle
         write_tensors(folder / _REFERENCE, values)
         return lambda files: _manifest(request, plan, names, values, tuple(stages), files)
 
-    return write_bundle(output, fill)
+    def check(bundle: Bundle) -> None:
+        if request.machine.name == "host":  # only here is it sure that the libraries run on this machine
+            progress("Comparing the pipeline with eager PyTorch")
+            verify_bundle(bundle).raise_if_failed()
+
+    return write_bundle(output, fill, check)
 
 
 def _cluster_to_compile_for(request: PackRequest, planned: str) -> Cluster:

@@ -267,3 +267,17 @@ def test_weights_that_do_not_fit_are_all_named(compiled, tmp_path):
     with pytest.raises(UsageError, match=r"nobody(.|\n)*last\.weight"):
         replace_weights(compiled.bundle, wrong, compiled.bundle.reference(), tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_files_the_user_put_into_a_bundle_are_not_lost(bundle, compiled):
+    (bundle.folder / "notes").mkdir()
+    (bundle.folder / "notes" / "thesis.txt").write_text("years of work")
+    with pytest.raises(UsageError, match=r"notes/thesis\.txt"):
+        replace_weights(compiled.bundle, {}, compiled.bundle.reference(), bundle.folder)
+    assert (bundle.folder / "notes" / "thesis.txt").read_text() == "years of work"
+
+
+def test_an_unreadable_manifest_vouches_for_no_file(bundle):
+    (bundle.folder / "manifest.json").write_text('{"format": "cospipe-bundle", "files":')
+    with pytest.raises(UsageError, match="are not the bundle's"):
+        check_output(bundle.folder)

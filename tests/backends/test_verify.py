@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from cospipe.backends.bundle import replace_weights
+import cospipe
+from cospipe.backends.bundle import open_bundle, replace_weights
 from cospipe.backends.runtime.stage import StageExecutable
-from cospipe.backends.runtime.weights import map_tensors
+from cospipe.backends.runtime.weights import map_tensors, write_tensors
+from cospipe.backends.tvm import pack
 from cospipe.backends.verify import verify_bundle
 from cospipe.ir.errors import BundleError, StageError, UsageError, VerificationError
 
@@ -89,3 +91,16 @@ def test_the_callers_thread_stays_where_it_was(compiled):
     before = os.sched_getaffinity(0)
     verify_bundle(compiled.bundle)
     assert os.sched_getaffinity(0) == before
+
+
+def test_wrong_numbers_are_not_written_over_a_good_bundle(small_network, small_inputs, tmp_path, monkeypatch):
+    good = cospipe.optimize(small_network, small_inputs, soc="host", output=tmp_path / "bundle").bundle
+
+    def doubled(path, tensors):
+        factor = 2 if path.name.startswith("stage") else 1
+        write_tensors(path, {name: array * factor for name, array in tensors.items()})
+
+    monkeypatch.setattr(pack, "write_tensors", doubled)
+    with pytest.raises(VerificationError, match="whole"):
+        cospipe.optimize(small_network, small_inputs, soc="host", output=tmp_path / "bundle")
+    assert open_bundle(tmp_path / "bundle").manifest == good.manifest
