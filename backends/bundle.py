@@ -121,8 +121,16 @@ def _contradictions(folder: Path, manifest: Manifest) -> list[str]:
         if (spec.name, spec.shape, spec.dtype) not in held
     ]
     for stage in manifest.stages:
-        missing = set(stage.weight_names) - read_entries(folder / stage.weights).keys()
-        problems += [f"{stage.weights} does not hold {name}" for name in sorted(missing)]
+        stored = read_entries(folder / stage.weights)
+        missing = sorted(set(stage.weight_names) - stored.keys())
+        problems += [f"{stage.weights} does not hold {name}" for name in missing]
+        shapes = {(name, entry.shape, entry.dtype) for name, entry in stored.items()}
+        problems += [
+            f"{stage.weights} does not hold {argument.tensor}"
+            for argument in stage.weight_arguments
+            if argument.function is None and argument.tensor.name not in missing
+            if (argument.tensor.name, argument.tensor.shape, argument.tensor.dtype) not in shapes
+        ]
     return problems
 
 

@@ -22,11 +22,11 @@ Row = Mapping[str, Value]
 _PACKAGES = ("cospipe", "apache-tvm", "torch", "networkx", "numpy")
 
 
-def environment() -> dict[str, Value]:
-    """Return the versions of Python and of the packages that matter, and the processor."""
+def environment(packages: Sequence[str] = ()) -> dict[str, Value]:
+    """Return the versions of Python and of the packages that matter, with some more, and the processor."""
     return {
         "python": platform.python_version(),
-        **{package: _version(package) for package in _PACKAGES},
+        **{package: _version(package) for package in (*_PACKAGES, *packages)},
         "system": f"{platform.system()} {platform.release()}",
         "machine": platform.machine(),
         "cpu": _cpu_name(),
@@ -34,13 +34,22 @@ def environment() -> dict[str, Value]:
     }
 
 
-def write_rows(rows: Sequence[Row], file: str) -> None:
-    """Write ``{"environment": {...}, "rows": [...]}`` to a file, or to standard output for ``-``."""
-    text = json.dumps({"environment": environment(), "rows": list(rows)}, indent=2)
+def write_rows(
+    rows: Sequence[Row], file: str, packages: Sequence[str] = (), summary: Mapping[str, Value] | None = None
+) -> None:
+    """Write ``{"environment": {...}, "rows": [...]}`` to a file, or to standard output for ``-``.
+
+    ``packages`` are further ones whose versions matter, ``summary`` comes between the two. The file is there whole or
+    not at all.
+    """
+    parts = {"environment": environment(packages), **({"summary": summary} if summary else {}), "rows": list(rows)}
+    text = json.dumps(parts, indent=2)
     if file == "-":
         sys.stdout.write(f"{text}\n")
-    else:
-        Path(file).write_text(f"{text}\n", encoding="utf-8")
+        return
+    scratch = Path(f"{file}.new")
+    scratch.write_text(f"{text}\n", encoding="utf-8")
+    scratch.replace(file)
 
 
 def print_rows(title: str, rows: Sequence[Row]) -> None:
@@ -51,7 +60,8 @@ def print_rows(title: str, rows: Sequence[Row]) -> None:
     for row in rows:
         table.add_row(*(_cell(value) for value in row.values()))
     # columns that are cut off would hide figures; a narrow terminal may wrap the lines instead
-    Console(width=max(Console().width, 120)).print(table)
+    needed = Console(width=1000).measure(table).maximum
+    Console(width=max(Console().width, needed)).print(table)
 
 
 def _check_json(file: str) -> str:

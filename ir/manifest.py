@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -12,6 +12,7 @@ from cospipe.ir.plan import PipelinePlan
 
 MANIFEST_NAME = "manifest.json"
 FORMAT = "cospipe-bundle"
+FORMAT_VERSION: Final = 2
 
 
 def _plain_relative(name: str) -> str:
@@ -40,8 +41,29 @@ class TensorSpec(_Part):
         return f"{self.name} ({'x'.join(map(str, self.shape)) or 'scalar'} {self.dtype})"
 
 
+class WeightArgument(_Part):
+    """A tensor that a stage's ``main`` takes: a stored weight as it is, or what the library prepares from some.
+
+    ``function`` is the library's function that prepares it from ``weights``, once, when the stage is loaded; None for
+    a weight as it is stored.
+    """
+
+    tensor: TensorSpec
+    function: Annotated[str, Field(pattern=r"^prepare_[0-9]+$")] | None
+    weights: tuple[str, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _is_the_weight_it_names(self) -> WeightArgument:
+        if self.function is None and self.weights != (self.tensor.name,):
+            raise ValueError(f"{self.tensor} is made from {', '.join(self.weights)}, but no function is named")
+        return self
+
+
 class StageFiles(_Part):
-    """One compiled stage; its library's ``main`` takes the inputs, then the weights, and returns the outputs."""
+    """One compiled stage; its library's ``main`` takes the inputs, then the weight arguments, returns the outputs.
+
+    ``weight_names`` are the stored weights, ``weight_arguments`` what is made of them when the stage is loaded.
+    """
 
     name: str
     library: FileName
@@ -50,6 +72,14 @@ class StageFiles(_Part):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     weight_names: tuple[str, ...]
+    weight_arguments: tuple[WeightArgument, ...]
+
+    @model_validator(mode="after")
+    def _knows_its_weights(self) -> StageFiles:
+        wanted = {name for argument in self.weight_arguments for name in argument.weights}
+        if unknown := sorted(wanted - set(self.weight_names)):
+            raise ValueError(f"{self.name} prepares {', '.join(unknown)}, which is none of its weights")
+        return self
 
 
 class FileRecord(_Part):
@@ -63,7 +93,7 @@ class Manifest(_Part):
     """Everything a runner must know about a bundle."""
 
     format: Literal["cospipe-bundle"] = "cospipe-bundle"
-    version: Literal[1] = 1
+    version: Literal[2] = FORMAT_VERSION
     cospipe_version: str
     tvm_version: str
     model: str
@@ -112,6 +142,11 @@ def parse_manifest(text: str, origin: str) -> Manifest:
     try:
         return Manifest.model_validate_json(text)
     except ValidationError as error:
+        if versions := [e["input"] for e in error.errors() if e["loc"] == ("version",)]:
+            raise BundleError(
+                f"{origin} is of format version {versions[0]}, this version of cospipe reads {FORMAT_VERSION};"
+                " compile the model again."
+            ) from error
         mistakes = [f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()]
         raise BundleError(several(f"{origin} is not a bundle manifest this version reads", mistakes)) from error
     except UsageError as error:  # from the plan's own types

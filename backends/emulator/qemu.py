@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from cospipe.backends.bundle import Bundle
+from cospipe.backends.bundle import Bundle, sha256
 from cospipe.backends.emulator.aarch64_runtime import aarch64_runtime, cache_folder
 from cospipe.backends.runtime.weights import Array, TensorEntry, read_entries, write_tensors
 from cospipe.backends.tvm.link import zig_compile
 from cospipe.ir.errors import EmulatorError, several
-from cospipe.ir.manifest import StageFiles, TensorSpec
+from cospipe.ir.manifest import StageFiles, TensorSpec, WeightArgument
 
 _SYSROOTS = (Path("/usr/aarch64-linux-gnu"), Path("/"))
 _LOADER = "lib/ld-linux-aarch64.so.1"
@@ -29,12 +29,13 @@ _DLPACK_CODES = {"float": 2, "int": 0, "uint": 1, "bool": 6}
 
 @dataclass(frozen=True)
 class Emulator:
-    """Everything a stage needs to run as AArch64 code on this machine."""
+    """Everything a stage needs to run as AArch64 code on this machine; ``options`` are further ones for QEMU."""
 
     qemu: str
     sysroot: Path
     runtime: Path
     runner: Path
+    options: tuple[str, ...] = ()
 
     def run_stage(self, bundle: Bundle, stage: StageFiles, values: Mapping[str, Array]) -> dict[str, Array]:
         """Call one stage of a bundle.
@@ -68,7 +69,7 @@ class Emulator:
 
     def _call(self, folder: Path, library: Path, threads: int, stage: str) -> None:
         libraries = f"LD_LIBRARY_PATH={self.runtime}:{self.sysroot / 'lib'}"
-        command = [self.qemu, "-L", str(self.sysroot), "-E", libraries, str(self.runner)]
+        command = [self.qemu, "-L", str(self.sysroot), "-E", libraries, *self.options, str(self.runner)]
         command += [str(self.runtime / "libtvm_runtime.so"), str(library), "arguments", "results", str(threads)]
         finished = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         if finished.returncode != 0:
@@ -98,10 +99,10 @@ def find_emulator() -> Emulator:
 
 
 def _build_runner(runtime: Path) -> Path:
-    """Compile the caller once for each TVM version."""
-    runner = runtime / "stage_runner"
+    """Compile the caller once for each TVM version and each version of its source."""
     source = Path(__file__).with_name("stage_runner.c")
-    if runner.exists() and runner.stat().st_mtime >= source.stat().st_mtime:
+    runner = runtime / f"stage_runner-{sha256(source)[:12]}"
+    if runner.exists():
         return runner
     spec = find_spec("tvm_ffi")
     if spec is None or spec.origin is None:
@@ -121,17 +122,28 @@ def _threads(bundle: Bundle, stage: StageFiles) -> int:
 
 
 def _write_arguments(folder: Path, stage: StageFiles) -> None:
-    """List inputs and weights in the order the stage takes them."""
+    """List inputs and weights in the order the stage takes them, and how they are prepared."""
     inputs, weights = read_entries(folder / "inputs.safetensors"), read_entries(folder / "weights.safetensors")
     lines = [_line("inputs.safetensors", inputs[spec.name]) for spec in stage.inputs]
-    lines += [_line("weights.safetensors", weights[name]) for name in stage.weight_names]
+    for argument in stage.weight_arguments:
+        if argument.function:
+            lines.append(_prepared_line(argument))
+        lines += [_line("weights.safetensors", weights[name]) for name in argument.weights]
     (folder / "arguments").write_text("\n".join([*lines, ""]), encoding="utf-8")
 
 
 def _line(file: str, entry: TensorEntry) -> str:
-    kind = entry.dtype.rstrip("0123456789")
-    numbers = [entry.offset_bytes, _DLPACK_CODES[kind], np.dtype(entry.dtype).itemsize * 8, len(entry.shape)]
-    return " ".join(map(str, [file, *numbers, *entry.shape]))
+    return f"tensor {file} {entry.offset_bytes} {_description(entry.dtype, entry.shape)}"
+
+
+def _prepared_line(argument: WeightArgument) -> str:
+    tensor = argument.tensor
+    return f"prepared {argument.function} {len(argument.weights)} {_description(tensor.dtype, tensor.shape)}"
+
+
+def _description(dtype: str, shape: tuple[int, ...]) -> str:
+    numbers = [_DLPACK_CODES[dtype.rstrip("0123456789")], np.dtype(dtype).itemsize * 8, len(shape), *shape]
+    return " ".join(map(str, numbers))
 
 
 def _read_results(data: bytes, stage: StageFiles) -> dict[str, Array]:

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 
 from cospipe.backends.runtime.tvm_runtime import load_runtime
-from cospipe.backends.runtime.weights import Array, aligned, map_tensors
+from cospipe.backends.runtime.weights import Array, TensorFile, aligned
 from cospipe.ir.errors import BundleError, CospipeError, first_line
-from cospipe.ir.manifest import StageFiles
+from cospipe.ir.manifest import StageFiles, WeightArgument
 
-_CPU_DEVICE, _POOLED_ALLOCATOR = 1, 2
+_CPU_DEVICE, _NAIVE_ALLOCATOR, _POOLED_ALLOCATOR = 1, 1, 2
 
 
 class StageExecutable:
-    """A stage library with its weights.
+    """A stage library with its weights, prepared for it.
 
     Load and call it in the thread that runs it: TVM's thread pool belongs to the calling thread.
 
@@ -31,16 +31,17 @@ class StageExecutable:
     Raises
     ------
     BundleError
-        When a weight is missing, or the library cannot be loaded.
+        When a weight is missing, has another shape or cannot be prepared, or the library cannot be loaded.
     """
 
     def __init__(self, files: StageFiles, library: Path, weights: Path) -> None:
         self.files = files
-        tensors = map_tensors(weights)
-        if missing := [name for name in files.weight_names if name not in tensors]:
+        stored = TensorFile(weights)
+        if missing := [name for name in files.weight_names if name not in stored.entries]:
             raise BundleError(f"{weights.name} lacks the weights {', '.join(missing)} of {files.name}.")
-        self._weights = [as_tensor(tensors[name]) for name in files.weight_names]
-        self._main = _load_main(library)
+        module = _load(library)
+        self._weights = _prepare(files, module, stored)
+        self._main = _main(files, module)
 
     def call(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Run the stage on TVM tensors by value name; return its outputs as TVM tensors by value name."""
@@ -52,15 +53,54 @@ class StageExecutable:
         self.call({spec.name: as_tensor(np.zeros(spec.shape, spec.dtype)) for spec in self.files.inputs})
 
 
-def _load_main(library: Path) -> Any:
+def _load(library: Path) -> Any:
     try:
-        machine = load_runtime().load_module(str(library)).get_function("vm_load_executable")()
-        machine.get_function("vm_initialization")(_CPU_DEVICE, 0, _POOLED_ALLOCATOR, _CPU_DEVICE, 0, _POOLED_ALLOCATOR)
-        return machine.get_function("main")
+        return load_runtime().load_module(str(library))
     except CospipeError:
         raise
     except Exception as error:
         raise BundleError(f"The library {library.name} cannot be loaded: {first_line(error)}.") from error
+
+
+def _machine(files: StageFiles, module: Any, allocator: int) -> Any:
+    try:
+        machine = module.get_function("vm_load_executable")()
+        machine.get_function("vm_initialization")(_CPU_DEVICE, 0, allocator, _CPU_DEVICE, 0, allocator)
+        return machine
+    except Exception as error:
+        raise BundleError(f"The library {files.library} cannot be loaded: {first_line(error)}.") from error
+
+
+def _main(files: StageFiles, module: Any) -> Any:
+    machine = _machine(files, module, _POOLED_ALLOCATOR)
+    takes = machine.get_function("get_function_arity")("main")
+    described = len(files.inputs) + len(files.weight_arguments)
+    if takes != described:
+        raise BundleError(f"The library {files.library} takes {takes} tensors, its manifest describes {described}.")
+    return machine.get_function("main")
+
+
+def _prepare(files: StageFiles, module: Any, stored: TensorFile) -> list[Any]:
+    """Return what main takes behind its inputs; one after the other, so that few weights are in memory twice."""
+    # What the naive allocator takes for steps in between goes back to the system; a pool would keep it.
+    machine = _machine(files, module, _NAIVE_ALLOCATOR)
+    return [_prepared(files, machine, argument, stored) for argument in files.weight_arguments]
+
+
+def _prepared(files: StageFiles, machine: Any, argument: WeightArgument, stored: TensorFile) -> Any:
+    tensors = [as_tensor(stored.tensor(name)) for name in argument.weights]
+    names = ", ".join(argument.weights)
+    try:
+        result = machine.get_function(argument.function)(*tensors)[0] if argument.function else tensors[0]
+    except Exception as error:
+        raise BundleError(f"{files.library} could not prepare {names} of {files.name}: {first_line(error)}.") from error
+    if (tuple(result.shape), str(result.dtype)) != (argument.tensor.shape, argument.tensor.dtype):
+        found = f"{tuple(result.shape)} {result.dtype}"
+        raise BundleError(f"{names} of {files.name} became {found}, main takes {argument.tensor}; compile it again.")
+    if argument.function:
+        for name in argument.weights:
+            stored.release(name)
+    return result
 
 
 def as_tensor(array: Array) -> Any:

@@ -7,6 +7,7 @@ on reading; a stage wants every tensor at a 64-byte boundary of a shared, read-o
 from __future__ import annotations
 
 import json
+import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -103,6 +104,43 @@ def _entry(entry: dict[str, Any], start_bytes: int, file_bytes: int) -> TensorEn
     return found
 
 
+class TensorFile:
+    """A mapped safetensors file; a tensor's memory is filled when it is touched, and can be given back.
+
+    Parameters
+    ----------
+    path : Path
+        The file; one that replaces it later changes nothing here.
+
+    Raises
+    ------
+    BundleError
+        When the header or an entry does not fit the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.entries = read_entries(path)
+        with path.open("rb") as file:  # private: DLPack has no read-only memory, and the file never changes
+            self._mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        self._data: Array = np.ndarray(len(self._mapping), np.uint8, self._mapping)
+
+    def tensor(self, name: str) -> Array:
+        """Return a tensor as a 64-byte aligned array: where it lies if it is aligned there, else a copy."""
+        array = _array(self._data, self.entries[name])
+        result = aligned(array)
+        if result is not array:
+            self.release(name)
+        return result
+
+    def release(self, name: str) -> None:
+        """Give a tensor's memory back; whoever touches it again finds what the file holds."""
+        entry = self.entries[name]
+        start = -(-entry.offset_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
+        end = (entry.offset_bytes + entry.size_bytes) // mmap.PAGESIZE * mmap.PAGESIZE
+        if start < end:
+            self._mapping.madvise(mmap.MADV_DONTNEED, start, end - start)
+
+
 def map_tensors(path: Path) -> dict[str, Array]:
     """Return the tensors of a safetensors file as 64-byte aligned arrays, mapped where they lie aligned.
 
@@ -111,9 +149,8 @@ def map_tensors(path: Path) -> dict[str, Array]:
     BundleError
         When the header or an entry does not fit the file.
     """
-    entries = read_entries(path)
-    data = np.memmap(path, mode="c", dtype=np.uint8)  # private: DLPack has no read-only memory, the file never changes
-    return {name: aligned(_array(data, entry)) for name, entry in entries.items()}
+    file = TensorFile(path)
+    return {name: file.tensor(name) for name in file.entries}
 
 
 def _array(data: Array, entry: TensorEntry) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +16,40 @@ from tvm.relax.backend.cpu_generic import pipeline as cpu_pipeline
 from tvm.target import Target
 
 from cospipe.backends.tvm.importer import import_stage
+from cospipe.backends.tvm.layout import LayoutRewriter
+from cospipe.backends.tvm.layout_rules import RULES
 from cospipe.backends.tvm.link import link_shared_library
 from cospipe.backends.tvm.schedule import schedule_module
-from cospipe.backends.tvm.tiling import VectorUnit
+from cospipe.backends.tvm.tiling import Core
+from cospipe.backends.tvm.weight_preparation import lift_weight_preparation, weight_arguments
 from cospipe.ir.errors import CospipeError, LoweringError, first_line
+from cospipe.ir.manifest import WeightArgument
 
 
-def lowering_passes(target: Target, unit: VectorUnit) -> list[TvmPass]:
+@dataclass(frozen=True)
+class LoweredStage:
+    """What a compiled stage takes: the weights that are stored, and what its ``main`` wants of them, in order."""
+
+    weight_names: tuple[str, ...]
+    weight_arguments: tuple[WeightArgument, ...]
+
+
+def lowering_passes(target: Target, core: Core) -> list[TvmPass]:
     """Return every Relax pass from the imported stage to what the virtual machine runs, in order."""
     return [
         # Phase 1: few, large kernels
         relax.transform.CanonicalizeBindings(),
+        _layout_pass(core),
         relax.transform.DecomposeOpsForInference(),
         relax.transform.LegalizeOps(),
         relax.transform.AnnotateTIROpPattern(),
         relax.transform.FoldConstant(),
+        lift_weight_preparation,
         relax.transform.FuseOps(),
         relax.transform.FuseTIR(),
         relax.transform.DeadCodeElimination(),
         # Phase 2: loops that use the vector registers and the cores
-        _scheduling_pass(unit),
+        _scheduling_pass(core),
         # Phase 3: what the virtual machine needs
         *cpu_pipeline.library_dispatch_passes(target),
         *cpu_pipeline.dataflow_lower_passes(target),
@@ -42,17 +57,25 @@ def lowering_passes(target: Target, unit: VectorUnit) -> list[TvmPass]:
     ]
 
 
-def _scheduling_pass(unit: VectorUnit) -> TvmPass:
+def _layout_pass(core: Core) -> TvmPass:
+    @tvm.transform.module_pass(opt_level=0, name="RewriteLayout")  # type: ignore[untyped-decorator]
+    def rewrite(module: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
+        return LayoutRewriter(core, RULES).rewrite(module)
+
+    return rewrite
+
+
+def _scheduling_pass(core: Core) -> TvmPass:
     @tvm.transform.module_pass(opt_level=0, name="ScheduleKernels")  # type: ignore[untyped-decorator]
     def schedule(module: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
-        return schedule_module(module, unit)
+        return schedule_module(module, core)
 
     return schedule
 
 
 def lower_stage(
-    stage: fx.GraphModule, example_inputs: tuple[torch.Tensor, ...], target: Target, unit: VectorUnit, library: Path
-) -> tuple[str, ...]:
+    stage: fx.GraphModule, example_inputs: tuple[torch.Tensor, ...], target: Target, core: Core, library: Path
+) -> LoweredStage:
     """Compile one stage into a shared library.
 
     Parameters
@@ -63,15 +86,15 @@ def lower_stage(
         Tensors of the stage's input shapes and dtypes.
     target : Target
         The cores it will run on.
-    unit : VectorUnit
-        Their vector registers.
+    core : Core
+        What kernels must know of them.
     library : Path
         File to write.
 
     Returns
     -------
-    tuple of str
-        Names of the weights, in the order the library's ``main`` takes them behind the inputs.
+    LoweredStage
+        The stage's weights, and what the library's ``main`` takes behind the inputs.
 
     Raises
     ------
@@ -79,9 +102,9 @@ def lower_stage(
         When TVM or the linker fails.
     """
     try:
-        imported = import_stage(stage, example_inputs, unit.lanes)
+        imported = import_stage(stage, example_inputs, core.lanes)
         with target:
-            module = tvm.transform.Sequential(lowering_passes(target, unit))(imported.module)
+            module = tvm.transform.Sequential(lowering_passes(target, core))(imported.module)
             executable = tvm.compile(module, target=target, relax_pipeline=tvm.transform.Sequential([]))
         executable.export_library(str(library), fcompile=_linker(str(target.attrs["mtriple"]).split("-")[0]))
     except CospipeError:
@@ -90,7 +113,7 @@ def lower_stage(
         raise LoweringError(
             f"TVM could not compile {library.stem} ({type(error).__name__}): {first_line(error)}."
         ) from error
-    return imported.weight_names
+    return LoweredStage(imported.weight_names, weight_arguments(module, imported.weight_names))
 
 
 def _linker(architecture: str) -> Callable[..., None]:

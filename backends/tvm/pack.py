@@ -17,7 +17,7 @@ from cospipe.backends.bundle import Bundle, sha256, write_bundle
 from cospipe.backends.runtime.compare import relative_error
 from cospipe.backends.runtime.weights import Array, write_tensors
 from cospipe.backends.tvm.lower import lower_stage
-from cospipe.backends.tvm.target import core_target, vector_unit
+from cospipe.backends.tvm.target import core_target, kernel_core
 from cospipe.backends.verify import verify_bundle
 from cospipe.ir.annotations import plan_of
 from cospipe.ir.errors import LoweringError, UsageError
@@ -200,12 +200,12 @@ def _compile(
     weights = f"{part.name}.safetensors"
     target = core_target(cluster, cores, machine.architecture)
     built = folder / f"{part.name}.so"
-    weight_names = lower_stage(part.module, example, target, vector_unit(cluster), built)
+    lowered = lower_stage(part.module, example, target, kernel_core(cluster, cores, machine.architecture), built)
     # The name holds the content: a process that has loaded an earlier library from this path would get that one again.
     library = f"{part.name}-{sha256(built)[:12]}.so"
     built.rename(folder / library)
     parameters = dict(part.module.named_parameters(remove_duplicate=False))
-    write_tensors(folder / weights, {name: _array(parameters[name]) for name in weight_names})
+    write_tensors(folder / weights, {name: _array(parameters[name]) for name in lowered.weight_names})
     return StageFiles(
         name=part.name,
         library=library,
@@ -213,7 +213,8 @@ def _compile(
         core_type=cluster.core_type,
         inputs=_specs(part.inputs, values),
         outputs=_specs(part.outputs, values),
-        weight_names=weight_names,
+        weight_names=lowered.weight_names,
+        weight_arguments=lowered.weight_arguments,
     )
 
 

@@ -8,6 +8,7 @@ other loop nests are vectorised along their last axis. Both run the outer loops 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 
@@ -16,10 +17,19 @@ from tvm import tirx
 from tvm.s_tir import Schedule, ScheduleError
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
-from cospipe.backends.tvm.tiling import OutputTile, VectorUnit, output_tile, product_tile
+from cospipe.backends.tvm.kernels import convolution, depthwise, winograd
+from cospipe.backends.tvm.kernels.fused import FusedKernel, find_kernel
+from cospipe.backends.tvm.tiling import Core, OutputTile, output_tile, product_tile
 from cospipe.ir.errors import first_line
 
 log = logging.getLogger("cospipe")
+
+EMITTERS: dict[str, Callable[[FusedKernel, Core], tirx.PrimFunc]] = {
+    winograd.NAME: winograd.emit,
+    convolution.NAME: convolution.emit,
+    depthwise.NAME: depthwise.emit,
+}
+"""What emits the loops of each kind of kernel."""
 
 PARTIAL_SUMS, TOTAL = "partial_sums", "product_total"
 """Names of the two reductions of a product with a transposed weight."""
@@ -27,15 +37,15 @@ _PARALLEL_FROM_OPERATIONS = 16384
 """Below this many iterations, waking the other cores costs more than they save."""
 
 
-def schedule_module(module: tvm.IRModule, unit: VectorUnit) -> tvm.IRModule:
+def schedule_module(module: tvm.IRModule, core: Core) -> tvm.IRModule:
     """Schedule every kernel of a fused Relax module.
 
     Parameters
     ----------
     module : tvm.IRModule
         Relax functions and the PrimFuncs they call, after FuseTIR.
-    unit : VectorUnit
-        Vector registers of the cores the module is compiled for.
+    core : Core
+        The cores the module is compiled for.
 
     Returns
     -------
@@ -45,21 +55,23 @@ def schedule_module(module: tvm.IRModule, unit: VectorUnit) -> tvm.IRModule:
     scheduled = tvm.IRModule(module.functions, attrs=module.attrs)
     for name, function in module.functions.items():
         if isinstance(function, tirx.PrimFunc):
-            scheduled[name] = schedule_kernel(function, unit)
+            scheduled[name] = schedule_kernel(function, core)
     return scheduled
 
 
-def schedule_kernel(function: tirx.PrimFunc, unit: VectorUnit) -> tirx.PrimFunc:
+def schedule_kernel(function: tirx.PrimFunc, core: Core) -> tirx.PrimFunc:
     """Return one kernel with scheduled loops; one that no tile fits keeps its loops in order, and that is logged."""
+    if kernel := find_kernel(function):
+        return EMITTERS[kernel.name](kernel, core)
     try:
-        return _scheduled(function, unit, is_tiled=True)
+        return _scheduled(function, core, is_tiled=True)
     except ScheduleError as error:
         log.warning("A kernel could not be tiled and will be slow: %s", first_line(error))
-        return _scheduled(function, unit, is_tiled=False)
+        return _scheduled(function, core, is_tiled=False)
 
 
-def _scheduled(function: tirx.PrimFunc, unit: VectorUnit, is_tiled: bool) -> tirx.PrimFunc:
-    kernel = _Kernel(Schedule(function), unit)
+def _scheduled(function: tirx.PrimFunc, core: Core, is_tiled: bool) -> tirx.PrimFunc:
+    kernel = _Kernel(Schedule(function), core)
     kernel.inline_spatial_blocks()
     reductions = [block for block in kernel.blocks() if "R" in kernel.axes(block)]
     if is_tiled and [kernel.name(block) for block in reductions] == [PARTIAL_SUMS, TOTAL]:
@@ -77,7 +89,7 @@ class _Kernel:
     """A schedule in the making; ``done`` holds the names of blocks whose loops are final."""
 
     schedule: Schedule
-    unit: VectorUnit
+    core: Core
 
     def __post_init__(self) -> None:
         self.done: set[str] = set()
@@ -145,7 +157,7 @@ class _Kernel:
         shape = self.extents(total)[: self.axes(total).count("S")]
         store = self._storing_block(total, shape)
         *batch, columns = schedule.get_loops(store)
-        sizes = product_tile(shape[-2] if batch else 1, shape[-1], self.unit)
+        sizes = product_tile(shape[-2] if batch else 1, shape[-1], self.core)
         column_outer, column_inner = schedule.split(columns, [None, sizes.columns])
         inner, innermost = [column_inner], column_outer
         if batch:
@@ -167,8 +179,8 @@ class _Kernel:
     def _choose_tile(self, reduction: SBlockRV, shape: list[int]) -> OutputTile:
         if len(shape) == 4:
             is_dense = self.axes(reduction).count("R") == 3
-            return output_tile(shape[1], shape[2], shape[3], is_dense, self.unit)
-        return output_tile(shape[-2], 1, shape[-1], True, self.unit)
+            return output_tile(shape[1], shape[2], shape[3], is_dense, self.core)
+        return output_tile(shape[-2], 1, shape[-1], True, self.core)
 
     def _storing_block(self, reduction: SBlockRV, shape: list[int]) -> SBlockRV:
         """Return the block that stores finished tiles: the epilogue if it has the same loops, else a copy."""
@@ -210,4 +222,4 @@ class _Kernel:
             schedule.parallel(schedule.fuse(*spatial))
 
     def _vector(self, extent: int) -> int:
-        return min(extent, 4 * self.unit.lanes)
+        return min(extent, 4 * self.core.lanes)

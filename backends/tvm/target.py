@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from tvm.target import Target
 
-from cospipe.backends.tvm.tiling import VectorUnit
+from cospipe.backends.tvm.tiling import FP32_BYTES, Core
 from cospipe.ir.errors import UsageError
 from cospipe.ir.soc import Cluster, Soc
 
 _TRIPLES = {"aarch64": "aarch64-linux-gnu", "x86_64": "x86_64-linux-gnu"}
+
+
+_SCHEDULER_OPTIONS = {"cortex-a53": ["-schedmodel:bool=false"]}
+"""LLVM spreads loads among the multiply-adds of an A53; by llvm-mca every change between the two costs it some ten
+cycles (1.7 to 2.0 cycles a multiply-add). Without its latency tables it leaves them in groups (1.4 to 1.6)."""
 
 
 def core_target(cluster: Cluster, cores: int, architecture: str) -> Target:
@@ -20,13 +25,24 @@ def core_target(cluster: Cluster, cores: int, architecture: str) -> Target:
             "mcpu": cluster.core_type,
             "mattr": list(cluster.features),
             "num-cores": cores,
+            "cl-opt": _SCHEDULER_OPTIONS.get(cluster.core_type, []),
         }
     )
 
 
-def vector_unit(cluster: Cluster) -> VectorUnit:
-    """Return the vector registers of a cluster's cores."""
-    return VectorUnit(cluster.simd_bytes, cluster.simd_registers)
+def kernel_core(cluster: Cluster, cores: int, architecture: str) -> Core:
+    """Return what kernels must know of some cores of a cluster."""
+    shared_by = cluster.cores if cluster.l2_shared else 1
+    return Core(
+        architecture=architecture,
+        simd_bytes=cluster.simd_bytes,
+        registers=cluster.simd_registers,
+        fma_per_cycle=cluster.flop_per_cycle / (2 * cluster.simd_bytes / FP32_BYTES),
+        l1_bytes=cluster.l1d_kib * 1024,
+        l2_bytes=cluster.l2_kib * 1024 // shared_by,
+        cores=cores,
+        memory_bytes_per_cycle=cluster.memory_bandwidth_gb_per_s[cores - 1] * 1e3 / cluster.max_clock_mhz,
+    )
 
 
 def check_can_bundle(soc: Soc) -> None:

@@ -1,35 +1,322 @@
-"""Tile sizes by formula, from the shape of a kernel and the registers of a core. Knows no TVM."""
+"""Tile sizes and loop orders by formula, from the shape of a kernel and the registers and caches of a core.
+
+Knows no TVM. Every formula counts clock cycles of the inner loop: a step of the reduction needs its multiply-adds, the
+loads that feed them, and cannot be faster than the latency of one multiply-add.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from math import ceil
 
-_FP32_BYTES = 4
+FP32_BYTES = 4
+_FMA_LATENCY_CYCLES = 4
+_TRANSFORM_CYCLES = 4.0
 _MOST_COLUMNS = 16
+_WINDOW_INPUTS = 3
+"""Registers for inputs of a sliding window on their way to the sums."""
+_MOST_WINDOW_ROWS = 4
+_WINDOW_TILE_CYCLES = 4
+"""Finding where a tile starts and which of its rows leave the image."""
 _STACK_TILE_BYTES = 1024
 """TVM keeps a buffer on the stack, and so in registers, up to this size; a larger one becomes a heap workspace."""
 
 
 @dataclass(frozen=True)
-class VectorUnit:
-    """Vector registers of one core.
+class Core:
+    """What a kernel must know of the cores it runs on.
 
     Parameters
     ----------
+    architecture : str
+        ``x86_64``, ``aarch64`` or ``armv7``.
     simd_bytes : int
-        Width of a register.
+        Width of a vector register.
     registers : int
         How many there are.
+    fma_per_cycle : float
+        Vector multiply-adds a core starts in a cycle.
+    l1_bytes, l2_bytes : int
+        Data caches that one core may fill.
+    cores : int
+        Cores that share a kernel.
+    memory_bytes_per_cycle : float
+        What these cores together read from beyond their L2 in a clock cycle.
     """
 
+    architecture: str
     simd_bytes: int
     registers: int
+    fma_per_cycle: float = 1.0
+    l1_bytes: int = 32 * 1024
+    l2_bytes: int = 512 * 1024
+    cores: int = 1
+    memory_bytes_per_cycle: float = 4.0
 
     @property
     def lanes(self) -> int:
         """FP32 numbers in one register."""
-        return max(1, self.simd_bytes // _FP32_BYTES)
+        return max(1, self.simd_bytes // FP32_BYTES)
+
+    @property
+    def multiplies_by_lane(self) -> bool:
+        """Whether a multiply-add takes one lane of a vector as its scalar (ARM); x86 reads it from memory instead."""
+        return self.architecture != "x86_64"
+
+
+@dataclass(frozen=True)
+class RegisterTile:
+    """Outputs whose sums stay in registers while a reduction runs: ``pixels`` x ``vectors`` of channels."""
+
+    pixels: int
+    vectors: int
+
+
+@cache
+def register_tile(pixels: int, vectors: int, core: Core) -> RegisterTile:
+    """Choose the tile that computes ``pixels`` x ``vectors`` outputs in the fewest cycles.
+
+    A side that the tile does not divide is covered by a last tile that overlaps the one before, so its waste is the
+    part computed twice.
+
+    Parameters
+    ----------
+    pixels : int
+        Outputs that share a weight: image columns or matrix rows.
+    vectors : int
+        Vectors of output channels, which share a pixel's input.
+    core : Core
+        Where the kernel runs.
+    """
+    tiles = [
+        RegisterTile(p, v)
+        for v in range(1, vectors + 1)
+        for p in range(1, pixels + 1)
+        if _registers(p, v, core) <= core.registers
+    ]
+    return min(tiles, key=lambda tile: (round(tile_cycles(pixels, vectors, tile, core), 3), -tile.pixels))
+
+
+def tile_cycles(pixels: int, vectors: int, tile: RegisterTile, core: Core) -> float:
+    """Return the cycles that all tiles of a kernel need for one step of the reduction."""
+    return ceil(pixels / tile.pixels) * ceil(vectors / tile.vectors) * _step_cycles(tile, core)
+
+
+def _registers(pixels: int, vectors: int, core: Core) -> int:
+    """Return how many registers hold the sums and what feeds them.
+
+    By lane these are a vector of every pixel and the weights of a step, and LLVM needs one to spare; else the weights
+    and one pixel.
+    """
+    feeds = pixels + vectors + 1 if core.multiplies_by_lane else vectors + 1
+    return pixels * vectors + feeds
+
+
+def _step_cycles(tile: RegisterTile, core: Core) -> float:
+    """Cycles of one step; weights are streamed from L2, pixels lie in L1."""
+    products = tile.pixels * tile.vectors
+    pixel_loads = tile.pixels / core.lanes if core.multiplies_by_lane else tile.pixels
+    loads = (pixel_loads + tile.vectors) / core.fma_per_cycle
+    instructions = (products + pixel_loads + tile.vectors) / (3 * core.fma_per_cycle)
+    return max(products / core.fma_per_cycle, loads, instructions, _FMA_LATENCY_CYCLES) + 0.25 * loads
+
+
+@dataclass(frozen=True)
+class ConvolutionShape:
+    """Sizes of a convolution that its cost depends on; channels are those of one group."""
+
+    input_channels: int
+    output_vectors: int
+    output_rows: int
+    output_columns: int
+    taps: int
+    lanes: int
+
+    @property
+    def weights(self) -> int:
+        """Weights of one tap."""
+        return self.input_channels * self.output_vectors * self.lanes
+
+
+@dataclass(frozen=True)
+class Slide:
+    """How a window slides along one axis, as far as tiles depend on it."""
+
+    outputs: int
+    kernel: int
+    stride: int
+    dilation: int
+
+    def reads(self, tile: int) -> int:
+        """Return how many different input positions the windows of ``tile`` outputs side by side look at."""
+        return len({o * self.stride + k * self.dilation for o in range(tile) for k in range(self.kernel)})
+
+    def taps_alive(self, tile: int) -> int:
+        """Return how many taps are needed at once when inputs are read one by one for ``tile`` outputs."""
+        return min(self.kernel, (tile - 1) * self.stride // self.dilation + 1)
+
+
+@dataclass(frozen=True)
+class WindowTile:
+    """Outputs of one channel block that are computed together, from inputs that are read once for all of them."""
+
+    rows: int
+    columns: int
+
+
+def holds_all_taps(tile: WindowTile, rows: Slide, columns: Slide, core: Core) -> bool:
+    """Tell whether the whole kernel of a depthwise convolution stays in registers beside the sums of a tile."""
+    return tile.rows * tile.columns + rows.kernel * columns.kernel + _WINDOW_INPUTS <= core.registers
+
+
+@cache
+def depthwise_tile(rows: Slide, columns: Slide, core: Core) -> WindowTile:
+    """Choose the tile of a depthwise convolution that needs the fewest cycles for the whole image.
+
+    An input is read once for all outputs of a tile; the weights once for a row of tiles if the registers hold them
+    beside the sums, else once for each tile.
+
+    Parameters
+    ----------
+    rows, columns : Slide
+        How the kernel slides.
+    core : Core
+        Where it runs.
+    """
+
+    def registers(tile: WindowTile) -> int:
+        if holds_all_taps(tile, rows, columns, core):
+            return 0
+        return tile.rows * tile.columns + rows.taps_alive(tile.rows) * columns.kernel + _WINDOW_INPUTS
+
+    def cycles(tile: WindowTile) -> float:
+        outputs = tile.rows * tile.columns
+        weights = rows.kernel * columns.kernel
+        if holds_all_taps(tile, rows, columns, core):
+            weights = ceil(weights / ceil(columns.outputs / tile.columns))
+        loads = rows.reads(tile.rows) * columns.reads(tile.columns) + weights
+        return _window_cycles(
+            outputs * rows.kernel * columns.kernel, loads, outputs, rows.kernel * columns.kernel, core
+        )
+
+    return _cheapest_window_tile(rows, columns, core, registers, cycles)
+
+
+@cache
+def pooling_tile(rows: Slide, columns: Slide, core: Core) -> WindowTile:
+    """Choose the tile of a pooling that needs the fewest cycles for the whole image.
+
+    Each column of inputs is combined first, one register a column and output row; then the columns of each window are.
+    """
+
+    def registers(tile: WindowTile) -> int:
+        return tile.rows * columns.reads(tile.columns) + _WINDOW_INPUTS
+
+    def cycles(tile: WindowTile) -> float:
+        read, outputs = columns.reads(tile.columns), tile.rows * tile.columns
+        operations = tile.rows * read * (rows.kernel - 1) + outputs * (columns.kernel - 1)
+        return _window_cycles(operations, rows.reads(tile.rows) * read, outputs, rows.kernel, core)
+
+    return _cheapest_window_tile(rows, columns, core, registers, cycles)
+
+
+def _cheapest_window_tile(
+    rows: Slide,
+    columns: Slide,
+    core: Core,
+    registers: Callable[[WindowTile], int],
+    cycles: Callable[[WindowTile], float],
+) -> WindowTile:
+    smallest = WindowTile(1, 1)
+    candidates = (
+        WindowTile(height, width)
+        for height in range(1, min(rows.outputs, _MOST_WINDOW_ROWS) + 1)
+        for width in range(1, min(columns.outputs, core.registers) + 1)
+    )
+    fitting = [tile for tile in candidates if registers(tile) <= core.registers] or [smallest]
+
+    def total(tile: WindowTile) -> float:
+        return ceil(rows.outputs / tile.rows) * ceil(columns.outputs / tile.columns) * cycles(tile)
+
+    return min(fitting, key=lambda tile: (round(total(tile), 3), tile.rows))
+
+
+def _window_cycles(operations: int, loads: int, stores: int, chain: int, core: Core) -> float:
+    """Cycles of one tile: its arithmetic, its loads or all its instructions, and what starts and ends it."""
+    if core.multiplies_by_lane:
+        loads = ceil(loads / 2)  # two neighbours are loaded by one instruction
+    instructions = (operations + loads + stores) / (3 * core.fma_per_cycle)
+    busy = max(operations / core.fma_per_cycle, loads / core.fma_per_cycle, instructions, chain * _FMA_LATENCY_CYCLES)
+    return busy + (0.25 * loads + stores) / core.fma_per_cycle + _WINDOW_TILE_CYCLES
+
+
+def tile_starts(extent: int, tile: int) -> list[int]:
+    """Return where tiles start that cover an extent; the last is moved back so that it does not reach over the end."""
+    return [min(start, extent - tile) for start in range(0, extent, tile)]
+
+
+def channel_block(channels: int, lanes: int) -> int:
+    """Return how many channels are stored side by side: a power of two, at most the lanes of a register.
+
+    The fewest vectors win; of equals the one that leaves no lane empty, then the widest.
+    """
+    blocks = [2**exponent for exponent in range(lanes.bit_length())]
+    return min(blocks, key=lambda block: (ceil(channels / block), -channels % block, -block))
+
+
+def runs_channels_outside(input_bytes: int, weight_bytes: int, channel_tiles: int, row_tiles: int, core: Core) -> bool:
+    """Tell whether output channels should be the outer loop of a convolution, rows of pixels the inner one.
+
+    What lies in the inner loop is read again for every turn of the outer one, and must come from beyond the L2 when it
+    does not fit into half of it.
+    """
+    inner_room = core.l2_bytes // 2
+    channels_outside = weight_bytes + input_bytes * (channel_tiles if input_bytes > inner_room else 1)
+    rows_outside = input_bytes + weight_bytes * (row_tiles if weight_bytes > inner_room else 1)
+    return channels_outside <= rows_outside
+
+
+def direct_cycles(shape: ConvolutionShape, core: Core) -> float:
+    """Return the cycles of a direct convolution on the cores."""
+    tile = register_tile(shape.output_columns, shape.output_vectors, core)
+    row = tile_cycles(shape.output_columns, shape.output_vectors, tile, core)
+    computing = row * shape.output_rows * shape.input_channels * shape.taps / core.cores
+    return max(computing, _reading_cycles(shape.weights * shape.taps, core))
+
+
+def winograd_cycles(shape: ConvolutionShape, size: int, core: Core) -> float:
+    """Return the cycles of the same convolution by Winograd's method with tiles of ``size`` x ``size`` outputs.
+
+    The products, and the two transformations: each reads and writes every vector of its patches once through each of
+    two passes, and adds about as often as it reads.
+    """
+    patch, tiles = size + 2, ceil(shape.output_rows / size) * ceil(shape.output_columns / size)
+    tile = register_tile(tiles, shape.output_vectors, core)
+    products = tile_cycles(tiles, shape.output_vectors, tile, core) * patch**2 * shape.input_channels
+    vectors = tiles * (ceil(shape.input_channels / core.lanes) + shape.output_vectors)
+    transforming = vectors * patch**2 * _TRANSFORM_CYCLES / core.fma_per_cycle
+    reading = _reading_cycles(shape.weights * patch**2, core)
+    return max(products / core.cores, reading) + transforming / core.cores
+
+
+def winograd_panel(shape: ConvolutionShape, size: int, core: Core) -> int:
+    """Return how many tiles are transformed before they are multiplied: as many as fill half of the L2, evenly."""
+    tiles = ceil(shape.output_rows / size) * ceil(shape.output_columns / size)
+    fits = core.l2_bytes * core.cores // 2 // ((size + 2) ** 2 * shape.input_channels * FP32_BYTES)
+    fewest = register_tile(tiles, shape.output_vectors, core).pixels
+    return ceil(tiles / ceil(tiles / min(tiles, max(fits, fewest))))
+
+
+def _reading_cycles(weights: int, core: Core) -> float:
+    is_cached = weights * FP32_BYTES <= core.l2_bytes
+    return 0.0 if is_cached else weights * FP32_BYTES / core.memory_bytes_per_cycle
+
+
+def largest_divisor(number: int, limit: int) -> int:
+    """Return the largest divisor of ``number`` that is at most ``limit``."""
+    return max(d for d in range(1, min(number, limit) + 1) if number % d == 0)
 
 
 @dataclass(frozen=True)
@@ -41,7 +328,7 @@ class OutputTile:
     columns: int
 
 
-def output_tile(channels: int, rows: int, columns: int, shares_input: bool, unit: VectorUnit) -> OutputTile:
+def output_tile(channels: int, rows: int, columns: int, shares_input: bool, core: Core) -> OutputTile:
     """Choose the output tile whose accumulators fill the registers and whose columns fill one's lanes.
 
     Long vectors of odd length are avoided, LLVM does not keep them in registers: a 3x3 convolution on 56 columns ran
@@ -55,40 +342,35 @@ def output_tile(channels: int, rows: int, columns: int, shares_input: bool, unit
     shares_input : bool
         Whether output channels read the same input (a dense convolution); a tile of several channels then loads each
         input vector once for all of them. Otherwise (depthwise, pooling) only rows are added to the tile.
-    unit : VectorUnit
-        Registers of the core.
+    core : Core
+        Where the kernel runs.
     """
-    width = _columns(columns, unit)
-    vectors = ceil(width / unit.lanes)
-    accumulators = max(1, min(unit.registers - 4, _STACK_TILE_BYTES // unit.simd_bytes) // vectors)
+    width = _columns(columns, core)
+    vectors = ceil(width / core.lanes)
+    accumulators = max(1, min(core.registers - 4, _STACK_TILE_BYTES // core.simd_bytes) // vectors)
     if not shares_input:
         return OutputTile(1, largest_divisor(rows, min(accumulators, 8)), width)
     height = largest_divisor(rows, max(1, accumulators // largest_divisor(channels, 4)))
     return OutputTile(largest_divisor(channels, accumulators // height), height, width)
 
 
-def product_tile(rows: int, outputs: int, unit: VectorUnit) -> OutputTile:
+def product_tile(rows: int, outputs: int, core: Core) -> OutputTile:
     """Choose how many rows and outputs of a matrix product accumulate at once, one register each."""
-    accumulators = max(1, min(unit.registers // 2, _STACK_TILE_BYTES // unit.simd_bytes))
+    accumulators = max(1, min(core.registers // 2, _STACK_TILE_BYTES // core.simd_bytes))
     height = largest_divisor(rows, min(accumulators, 4))
     return OutputTile(1, height, largest_divisor(outputs, accumulators // height))
 
 
-def largest_divisor(number: int, limit: int) -> int:
-    """Return the largest divisor of ``number`` that is at most ``limit``."""
-    return max(d for d in range(1, min(number, limit) + 1) if number % d == 0)
-
-
-def _columns(columns: int, unit: VectorUnit) -> int:
+def _columns(columns: int, core: Core) -> int:
     """Divisor of the width that fills the lanes of one register best; of a few short registers where none does."""
-    in_one = largest_divisor(columns, unit.lanes)
-    if in_one > unit.lanes // 2:
+    in_one = largest_divisor(columns, core.lanes)
+    if in_one > core.lanes // 2:
         return in_one
-    few = largest_filling(columns, max(unit.lanes, _MOST_COLUMNS), unit)
-    return few if few > 1 else largest_filling(columns, 4 * unit.lanes, unit)
+    few = largest_filling(columns, max(core.lanes, _MOST_COLUMNS), core)
+    return few if few > 1 else largest_filling(columns, 4 * core.lanes, core)
 
 
-def largest_filling(columns: int, limit: int, unit: VectorUnit) -> int:
+def largest_filling(columns: int, limit: int, core: Core) -> int:
     """Return the divisor up to a limit that leaves the fewest lanes empty; the smallest of several."""
     divisors = [d for d in range(1, min(columns, limit) + 1) if columns % d == 0]
-    return max(divisors, key=lambda d: (d / (ceil(d / unit.lanes) * unit.lanes), -d))
+    return max(divisors, key=lambda d: (d / (ceil(d / core.lanes) * core.lanes), -d))

@@ -71,9 +71,9 @@ def compile_and_compare(model, inputs, unit, folder):
     graph_module = FoldBatchNorm()(graph_module).graph_module
     library, weights = folder / "stage0.so", folder / "stage0.safetensors"
     soc = load_soc("host")
-    names = lower_stage(graph_module, inputs, core_target(soc.clusters[0], 2, soc.architecture), unit, library)
+    lowered = lower_stage(graph_module, inputs, core_target(soc.clusters[0], 2, soc.architecture), unit, library)
     stored = dict(graph_module.named_parameters(remove_duplicate=False))
-    write_tensors(weights, {name: stored[name].numpy() for name in names})
+    write_tensors(weights, {name: stored[name].numpy() for name in lowered.weight_names})
     files = StageFiles(
         name="stage0",
         library=library.name,
@@ -81,7 +81,8 @@ def compile_and_compare(model, inputs, unit, folder):
         core_type="any",
         inputs=specs("in", inputs),
         outputs=specs("out", expected),
-        weight_names=names,
+        weight_names=lowered.weight_names,
+        weight_arguments=lowered.weight_arguments,
     )
     values = {spec.name: as_tensor(tensor.numpy()) for spec, tensor in zip(files.inputs, inputs, strict=True)}
     results = to_numpy(StageExecutable(files, library, weights).call(values), [spec.name for spec in files.outputs])

@@ -11,12 +11,12 @@ from torch.nn import functional as F
 
 from cospipe.backends.tvm.lower import lower_stage
 from cospipe.backends.tvm.target import core_target
-from cospipe.backends.tvm.tiling import VectorUnit
+from cospipe.backends.tvm.tiling import Core
 from cospipe.ir.capture import capture
 from cospipe.ir.errors import LoweringError
 from cospipe.ir.soc import load_soc
 
-UNITS = {"neon": VectorUnit(16, 32), "avx2": VectorUnit(32, 16), "avx512": VectorUnit(64, 32)}
+UNITS = {"neon": Core("aarch64", 16, 32), "avx2": Core("x86_64", 32, 16), "avx512": Core("x86_64", 64, 32)}
 TOLERANCE = 1e-4
 
 

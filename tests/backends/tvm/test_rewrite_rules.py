@@ -6,10 +6,10 @@ from compiling import Function, compare_all, compile_and_compare
 from torch import nn
 from torch.nn import functional as F
 
-from cospipe.backends.tvm.tiling import VectorUnit
+from cospipe.backends.tvm.tiling import Core
 from cospipe.ir.errors import UnsupportedModelError
 
-ARM = VectorUnit(16, 32)
+ARM = Core("aarch64", 16, 32)
 
 
 def numbers(*shape):

@@ -15,11 +15,11 @@ from cospipe.backends.tvm import schedule
 from cospipe.backends.tvm.importer import import_stage
 from cospipe.backends.tvm.lower import lowering_passes
 from cospipe.backends.tvm.target import core_target
-from cospipe.backends.tvm.tiling import VectorUnit
+from cospipe.backends.tvm.tiling import Core
 from cospipe.ir.capture import capture
 from cospipe.ir.soc import load_soc
 
-ARM = VectorUnit(16, 32)
+ARM = Core("aarch64", 16, 32)
 STACK_BYTES = 1024
 _BUFFER_PASSES = (  # TVM's own, which give each buffer its place and size
     "LowerInitBlock",

@@ -4,10 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cospipe.backends.tvm.tiling import VectorUnit, largest_divisor, output_tile, product_tile
+from cospipe.backends.tvm.tiling import Core, largest_divisor, output_tile, product_tile
 from cospipe.ir.soc import load_soc, soc_names
 
-UNITS = st.sampled_from([VectorUnit(16, 32), VectorUnit(16, 16), VectorUnit(32, 16), VectorUnit(64, 32)])
+UNITS = st.sampled_from(
+    [Core("aarch64", 16, 32), Core("aarch64", 16, 16), Core("x86_64", 32, 16), Core("x86_64", 64, 32)]
+)
 SIZES = st.integers(1, 600)
 STACK_BYTES = 1024
 
@@ -52,7 +54,7 @@ def test_one_register_is_filled_where_a_divisor_does(columns, unit):
 
 
 def test_a_usual_convolution_fills_most_registers():
-    unit = VectorUnit(16, 32)  # Cortex-A
+    unit = Core("aarch64", 16, 32)  # Cortex-A
     assert registers(output_tile(64, 56, 56, True, unit), unit) >= 16
     assert registers(output_tile(1, 56, 56, False, unit), unit) >= 4
 
@@ -60,7 +62,7 @@ def test_a_usual_convolution_fills_most_registers():
 @pytest.mark.parametrize("simd_bytes", [1, 2, 4])
 @pytest.mark.parametrize("count", [1, 2, 4, 8])
 def test_a_core_with_hardly_a_vector_unit_gets_small_tiles(simd_bytes, count):
-    unit = VectorUnit(simd_bytes, count)
+    unit = Core("aarch64", simd_bytes, count)
     assert unit.lanes == 1
     assert output_tile(12, 12, 12, True, unit).channels >= 1
     assert product_tile(12, 12, unit).rows >= 1
@@ -69,5 +71,5 @@ def test_a_core_with_hardly_a_vector_unit_gets_small_tiles(simd_bytes, count):
 @pytest.mark.parametrize("name", soc_names())
 def test_every_described_core_has_tiles(name):
     for cluster in load_soc(name).clusters:
-        unit = VectorUnit(cluster.simd_bytes, cluster.simd_registers)
+        unit = Core(soc.architecture, cluster.simd_bytes, cluster.simd_registers)
         assert registers(output_tile(32, 28, 28, True, unit), unit) <= unit.registers
