@@ -8,7 +8,8 @@ timed runs. Two figures are read from Linux (``VmHWM``, the largest resident set
 
 So ``peak_mb - baseline_mb`` is what the runtime's libraries, the weights and the network's tensors took at most.
 Pages of mapped files (libraries, weights) count as far as they were touched. The torch runtimes unpickle the module,
-for which they import the package that defines it; torch-inductor finds its kernels compiled in its cache. 1 MB is 1,000,000 bytes.
+for which they import the package that defines it; torch-inductor finds its kernels compiled in its cache. 1 MB is
+1,000,000 bytes.
 """
 
 from __future__ import annotations

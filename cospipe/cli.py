@@ -125,6 +125,9 @@ def optimize(
     cores: Annotated[str, typer.Option(metavar="big:4+little:2", help="cores the plan may use")] = "",
     max_stages: Annotated[int, typer.Option(help="most stages; 0 for no limit")] = 0,
     passes: Annotated[str, typer.Option(help="further passes to run first, in text form")] = "",
+    winograd: Annotated[
+        bool, typer.Option("--winograd/--no-winograd", help="allow Winograd's method for 3x3 convolutions")
+    ] = True,
     as_json: JsonOption = False,
 ) -> None:
     """Compile a model into a pipeline and write it as a bundle.
@@ -155,16 +158,18 @@ def optimize(
             passes=passes,
             cores=cores,
             max_stages=max_stages,
+            winograd=winograd,
             name=model,
             progress=progress,
         )
     if as_json:
-        return _print_json(
-            {"bundle": str(output), "bundle_bytes": result.bundle.total_bytes, **plan_values(result.plan)}
-        )
-    from cospipe.pictures import plan_picture, size
+        sizes = {"bundle": str(output), "bundle_bytes": result.bundle.total_bytes}
+        return _print_json({**sizes, **generic_values(result.bundle.manifest), **plan_values(result.plan)})
+    from cospipe.pictures import generic_text, plan_picture, size
 
     out.print(plan_picture(result.plan, out.width))
+    if slow := generic_text(result.bundle.manifest):
+        out.print(slow, style="yellow", end="", markup=False, highlight=False)
     out.print(f"[bold]{output}[/bold]: {size(result.bundle.total_bytes)} for {result.bundle.manifest.architecture}")
 
 
@@ -172,6 +177,12 @@ def plan_values(plan: Any) -> dict[str, Any]:
     """Return a plan and the figures that follow from it, ready for JSON."""
     derived = {key: round(getattr(plan, key), 3) for key in ("period_us", "latency_us", "frames_per_second")}
     return {**derived, "plan": plan.model_dump(mode="json")}
+
+
+def generic_values(manifest: Any) -> dict[str, Any]:
+    """Return the nodes without a kernel of their own and their share of the predicted time, ready for JSON."""
+    nodes = [node.model_dump(mode="json") for node in manifest.generic_nodes]
+    return {"generic_nodes": nodes, "generic_share": round(manifest.generic_share, 4)}
 
 
 @app.command()

@@ -58,10 +58,10 @@ class Optimized:
     bundle: Bundle
 
     def summary(self) -> str:
-        """Return the plan as text: what runs where, and what that is predicted to cost."""
-        from cospipe.pictures import plan_text
+        """Return the plan as text: what runs where, what that is predicted to cost, and what has no fast kernel."""
+        from cospipe.pictures import generic_text, plan_text
 
-        return plan_text(self.plan)
+        return plan_text(self.plan) + generic_text(self.bundle.manifest)
 
     def run(self, frames: Iterable[Frame] | int = 50, queue_depth: int = 1) -> RunResult:
         """Run frames through the pipeline on this machine.
@@ -97,6 +97,7 @@ def optimize(
     passes: str = "",
     cores: str = "",
     max_stages: int = 0,
+    winograd: bool = True,
     name: str | None = None,
     progress: Progress = log.info,
 ) -> Optimized:
@@ -123,6 +124,9 @@ def optimize(
         Cores the plan may use, ``"big:4+little:2"``; empty for the whole chip.
     max_stages : int
         Most stages the plan may have; 0 for no limit but the cores.
+    winograd : bool
+        Whether 3x3 convolutions of stride 1 may be computed by Winograd's method where a cost formula finds it faster.
+        WINOGRAD_ACCURACY
     name : str, optional
         What the model is called in the bundle; its class name by default.
     progress : callable
@@ -171,6 +175,7 @@ def optimize(
         passes=pipeline_text(steps),
         example_inputs=inputs,
         expected=_eager(model, inputs),
+        allows_winograd=winograd,
     )
     bundle = pack(request, output, progress)
     return Optimized(plan_of(pipeline), bundle)

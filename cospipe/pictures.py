@@ -17,6 +17,7 @@ from cospipe.ir.soc import Soc
 
 _COLOURS = ("cyan", "magenta", "green", "yellow")
 _STAGE_WIDTH = 30
+_MOST_NODES_NAMED = 8
 
 
 def milliseconds(time_us: float | None) -> str:
@@ -122,6 +123,16 @@ def plan_text(plan: PipelinePlan, width: int = 100) -> str:
     console = Console(file=StringIO(), width=width, no_color=True)
     console.print(plan_picture(plan, width))
     return str(console.file.getvalue())  # type: ignore[attr-defined]
+
+
+def generic_text(manifest: Manifest) -> str:
+    """Return a sentence on the nodes without a kernel of their own, the slowest first; empty when there are none."""
+    nodes = sorted(manifest.generic_nodes, key=lambda node: -node.predicted_us)
+    if not nodes:
+        return ""
+    named = ", ".join(map(str, nodes[:_MOST_NODES_NAMED]))
+    others = f" and {len(nodes) - _MOST_NODES_NAMED} more" if len(nodes) > _MOST_NODES_NAMED else ""
+    return f"Generic schedule (no fast kernel): {named}{others}: {manifest.generic_share:.0%} of the predicted time.\n"
 
 
 def prediction_table(layers: list[dict[str, Any]], totals: Mapping[str, float], title: str) -> Table:

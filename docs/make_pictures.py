@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import torch
 from efficientnet_lite_pytorch import EfficientNet
 from rich.console import Console
+from roofline import draw, read_measurement
 from torch import nn
 
 from cospipe.ir.annotations import plan_of
@@ -26,13 +28,26 @@ PASSES = (
 
 
 def main() -> None:
-    """Write ``pipeline.svg`` beside this script."""
+    """Write ``pipeline.svg`` and ``roofline.svg`` beside this script."""
+    for name, text in (("pipeline.svg", pipeline_picture()), ("roofline.svg", roofline_picture())):
+        picture = Path(__file__).with_name(name)
+        picture.write_text(text, encoding="utf-8")
+        print(f"wrote {picture}")
+
+
+def pipeline_picture() -> str:
+    """Return the plan of the demo's network."""
     console = Console(record=True, width=WIDTH, file=StringIO())
     console.print(plan_picture(demo_plan(), WIDTH))
     title = "EfficientNet-Lite0 on HiKey 970, at most three stages"
-    picture = Path(__file__).with_name("pipeline.svg")
-    console.save_svg(str(picture), title=title, unique_id="pipeline")
-    print(f"wrote {picture}")
+    return console.export_svg(title=title, unique_id="pipeline")
+
+
+def roofline_picture() -> str:
+    """Return the kernels of ResNet-50, as ``roofline.json`` has them; docs/kernels.md says how that is measured."""
+    measured = json.loads(Path(__file__).with_name("roofline.json").read_text(encoding="utf-8"))
+    title = f"The kernels of ResNet-50 on one core ({measured['environment']['cpu']})"
+    return draw(*read_measurement(measured, "resnet50"), title)
 
 
 def demo_plan() -> PipelinePlan:

@@ -59,6 +59,20 @@ class WeightArgument(_Part):
         return self
 
 
+class GenericNode(_Part):
+    """A node without a kernel of its own: TVM's routines or the generic schedule compute it, slowly.
+
+    ``module`` is the path of the module it comes from, ``predicted_us`` its time on the cores of its stage.
+    """
+
+    name: str
+    module: str
+    predicted_us: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.module})" if self.module else self.name
+
+
 class StageFiles(_Part):
     """One compiled stage; its library's ``main`` takes the inputs, then the weight arguments, returns the outputs.
 
@@ -73,6 +87,7 @@ class StageFiles(_Part):
     outputs: tuple[TensorSpec, ...]
     weight_names: tuple[str, ...]
     weight_arguments: tuple[WeightArgument, ...]
+    generic_nodes: tuple[GenericNode, ...] = ()
 
     @model_validator(mode="after")
     def _knows_its_weights(self) -> StageFiles:
@@ -103,6 +118,8 @@ class Manifest(_Part):
     """What the planned chip is; when it is another, its core ids mean nothing where the bundle runs."""
     passes: str
     """Text form of the pass pipeline that made the stages."""
+    winograd: bool
+    """Whether 3x3 convolutions may be computed by Winograd's method."""
     plan: PipelinePlan
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -111,6 +128,17 @@ class Manifest(_Part):
     """Input, every tensor handed over and output of one frame, computed by eager PyTorch."""
     relative_tolerance: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     files: dict[FileName, FileRecord]
+
+    @property
+    def generic_nodes(self) -> tuple[GenericNode, ...]:
+        """The nodes of all stages without a kernel of their own."""
+        return tuple(node for stage in self.stages for node in stage.generic_nodes)
+
+    @property
+    def generic_share(self) -> float:
+        """Their share of the predicted computing time of all stages, 0 to 1."""
+        computing_us = sum(stage.compute_us for stage in self.plan.stages)
+        return sum(node.predicted_us for node in self.generic_nodes) / computing_us if computing_us else 0.0
 
     @model_validator(mode="after")
     def _complete(self) -> Manifest:

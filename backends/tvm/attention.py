@@ -44,17 +44,19 @@ def attention(
     """
     if enable_gqa:
         key, value = _repeat_heads(key, query.shape[-3]), _repeat_heads(value, query.shape[-3])
-    products = (query * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)) @ key.transpose(-2, -1)
+    # Scaled behind the product, where it costs nothing; the query is then read as it lies.
+    products = query @ key.transpose(-2, -1) * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
     if is_causal:
         rows = torch.arange(query.shape[-2], device=query.device).unsqueeze(-1)
         columns = torch.arange(key.shape[-2], device=query.device).unsqueeze(0)
         products = _blocked(columns > rows, products)
     if attn_mask is None:
         return products.softmax(-1) @ value
-    products = _blocked(attn_mask.logical_not(), products) if attn_mask.dtype == torch.bool else products + attn_mask
-    sees_nothing = products.max(dim=-1, keepdim=True).values <= torch.finfo(products.dtype).min
+    is_boolean = attn_mask.dtype == torch.bool
+    products = _blocked(attn_mask.logical_not(), products) if is_boolean else products + attn_mask
+    is_visible = attn_mask if is_boolean else attn_mask > torch.finfo(products.dtype).min
     shares = products.softmax(-1)
-    return torch.where(sees_nothing, torch.zeros_like(shares), shares) @ value
+    return torch.where(is_visible.any(-1, keepdim=True), shares, torch.zeros_like(shares)) @ value
 
 
 def _blocked(where: torch.Tensor, products: torch.Tensor) -> torch.Tensor:

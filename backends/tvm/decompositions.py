@@ -11,6 +11,7 @@ from torch.export import default_decompositions
 from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
 from cospipe.backends.tvm.rewrite_rules import RULES, Rule
+from cospipe.backends.tvm.typed_converters import CONVERTERS
 from cospipe.ir.graph import tensor_of
 
 _IMPORTED_WRONGLY = frozenset({"_upsample_bilinear2d_aa.default"})
@@ -21,8 +22,8 @@ _PARTS_FAIL = frozenset({torch.ops.aten.im2col.default})
 
 @cache
 def imported_operations() -> frozenset[str]:
-    """Return the names of all operations TVM's importer takes, ``conv2d.default``."""
-    return frozenset(ExportedProgramImporter().create_convert_map()) - _IMPORTED_WRONGLY
+    """Return the names of all operations the importer takes, ``conv2d.default``."""
+    return frozenset(CONVERTERS).union(ExportedProgramImporter().create_convert_map()) - _IMPORTED_WRONGLY
 
 
 @cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,19 +10,20 @@ import tvm
 from torch import fx
 from torch.export.graph_signature import InputKind
 from tvm import relax, te, tirx
-from tvm.relax.frontend.torch import from_exported_program
 from tvm.relax.frontend.torch.base_fx_graph_translator import BaseFXGraphImporter
+from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
 from cospipe.backends.tvm.decompositions import decomposition_table, is_importable, operation_name
+from cospipe.backends.tvm.provenance import imported_sources, with_sources
 from cospipe.backends.tvm.schedule import PARTIAL_SUMS, TOTAL
 from cospipe.backends.tvm.tiling import largest_divisor
+from cospipe.backends.tvm.typed_converters import CONVERTERS, Converter
 from cospipe.ir.capture import module_path
 from cospipe.ir.errors import UnsupportedModelError
 
 _NUMBERS = frozenset(
     {torch.float32, torch.float64, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool}
 )
-Converter = Callable[[fx.Node, BaseFXGraphImporter], relax.Var]
 
 
 @dataclass(frozen=True)
@@ -83,16 +83,22 @@ def import_stage(stage: fx.GraphModule, example_inputs: tuple[torch.Tensor, ...]
         FP32 lanes of the target's vector registers.
     """
     program = torch.export.export(stage, example_inputs).run_decompositions(decomposition_table())
-    module = from_exported_program(
-        program, keep_params_as_input=True, run_ep_decomposition=False, custom_convert_map=converters(lanes)
+    importer = ExportedProgramImporter()
+    module = importer.from_exported_program(
+        program,
+        keep_params_as_input=True,
+        unwrap_unit_return_tuple=False,
+        no_bind_return_tuple=False,
+        custom_convert_map=converters(lanes),
     )
+    module["main"] = with_sources(module["main"], imported_sources(importer.env, stage.graph))
     module, _ = relax.frontend.detach_params(module)
     weights = [spec.target for spec in program.graph_signature.input_specs if spec.kind is InputKind.PARAMETER]
     return ImportedStage(module, tuple(str(name) for name in weights))
 
 
 def converters(lanes: int) -> dict[str, Converter]:
-    """Return the operations imported in our own way, because TVM's would be slow."""
+    """Return the operations imported in our own way, because TVM's would be slow or wrong."""
 
     def linear(node: fx.Node, importer: BaseFXGraphImporter) -> relax.Var:
         """Keep the weight as it lies in memory; TVM's importer would transpose it on every call."""
@@ -101,7 +107,7 @@ def converters(lanes: int) -> dict[str, Converter]:
         ]
         return importer.block_builder.emit_te(_linear, *arguments, lanes, primfunc_name_hint="linear")
 
-    return {"linear.default": linear}
+    return {**CONVERTERS, "linear.default": linear}
 
 
 def _linear(data: te.Tensor, weight: te.Tensor, *rest: Any) -> te.Tensor:

@@ -15,6 +15,7 @@ from typing import Any
 import tvm
 from tvm import relax, te, tirx
 
+from cospipe.backends.tvm.provenance import bindings_with_sources, with_sources
 from cospipe.backends.tvm.tiling import Core, channel_block
 
 Expr = Any
@@ -33,11 +34,20 @@ class Value:
         The tensor as the importer made it.
     blocked : Expr, optional
         The same image in channel blocks.
+    fields : tuple of Value
+        The parts of a tuple, which itself exists nowhere.
+    channels : tuple of (Value, int)
+        Where each channel of an image comes from, for one that need not be copied together before it is read.
+    gather : callable, optional
+        Copies such an image together, in channel blocks.
     """
 
     shape: tuple[int, ...]
     plain: Expr | None = None
     blocked: Expr | None = None
+    fields: tuple[Value, ...] = ()
+    channels: tuple[tuple[Value, int], ...] = ()
+    gather: Callable[[], Expr] | None = None
 
     @property
     def is_blocked(self) -> bool:
@@ -66,7 +76,9 @@ class LayoutRewriter:
         self.core, self.allows_winograd = core, allows_winograd
         self._rules = rules
         self._values: dict[Any, Value] = {}
+        self._definitions: dict[Any, Expr] = {}
         self._from_weights: set[Any] = set()
+        self._source, self._sources = "", dict[str, str]()
         self._builder = relax.BlockBuilder()  # replaced by one that knows the module's other functions
 
     def rewrite(self, module: tvm.IRModule) -> tvm.IRModule:
@@ -75,22 +87,26 @@ class LayoutRewriter:
         others = {variable: function for variable, function in module.functions.items() if variable.name_hint != "main"}
         self._from_weights = set(main.params[int(main.attrs["num_input"]) :])
         builder = self._builder = relax.BlockBuilder(tvm.IRModule(others))
-        (block,) = main.body.blocks
         with builder.function("main", list(main.params), attrs=dict(main.attrs) if main.attrs else {}):
             with builder.dataflow():
-                for binding in block.bindings:
-                    self._note_weights(binding)
+                for binding, self._source in bindings_with_sources(main):
+                    self._note_weights(binding.var, binding.value)
+                    self._definitions[binding.var] = binding.value
                     self._values[binding.var] = self._rewrite_binding(binding.value)
                 result = builder.emit_output(self._plain_expression(main.body.body))
             builder.emit_func_output(result)
-        return builder.get()
+        rewritten = builder.get()
+        rewritten["main"] = with_sources(rewritten["main"], self._sources)
+        return rewritten
 
-    def _note_weights(self, binding: Any) -> None:
-        read = relax.analysis.free_vars(binding.value)
-        if read and all(variable in self._from_weights for variable in read):
-            self._from_weights.add(binding.var)
+    def _note_weights(self, variable: relax.Var, value: Expr) -> None:
+        read = relax.analysis.free_vars(value)
+        if read and all(source in self._from_weights for source in read):
+            self._from_weights.add(variable)
 
     def _rewrite_binding(self, expression: Expr) -> Value:
+        if isinstance(expression, relax.TupleGetItem) and (fields := self.value(expression.tuple_value).fields):
+            return fields[expression.index]
         rule = self._rules.get(expression.op.name) if _is_operation(expression) else None
         rewritten = rule(self, expression) if rule else None
         return rewritten or self.emit(self._plain_expression(expression))
@@ -110,22 +126,54 @@ class LayoutRewriter:
     def value(self, expression: Expr) -> Value:
         """Return what is known of an argument of the function that is rewritten."""
         known = self._values.get(expression)
-        return known if known else Value(shape_of(expression), plain=expression)
+        return _gathered(known) if known else Value(shape_of(expression), plain=expression)
+
+    def channels_of(self, expression: Expr) -> tuple[tuple[Value, int], ...]:
+        """Return where each channel of an image comes from, without copying it together."""
+        known = self._values.setdefault(expression, Value(shape_of(expression), plain=expression))
+        return known.channels or tuple((known, channel) for channel in range(known.shape[1]))
+
+    def is_in_blocks(self, expression: Expr) -> bool:
+        """Tell whether an argument is, or would be put together, in channel blocks."""
+        known = self._values.get(expression)
+        return known is not None and (known.is_blocked or known.gather is not None)
+
+    def definition(self, expression: Expr) -> Expr:
+        """Return the operation that computes an argument; the argument itself where no operation does."""
+        return self._definitions.get(expression, expression)
 
     def plain(self, expression: Expr) -> Expr:
         """Return an argument as a plain tensor."""
-        value = self.value(expression)
-        if value.plain is None:
+        return self._plain_value(self.value(expression))
+
+    def _plain_value(self, value: Value) -> Expr:
+        _gathered(value)
+        if value.plain is None and value.fields:
+            value.plain = self.emit_expression(relax.Tuple([self._plain_value(field) for field in value.fields]))
+        elif value.plain is None:
             value.plain = self._without_blocks(value)
         return value.plain
 
     def blocked(self, expression: Expr) -> Expr:
-        """Return an argument, an image, in channel blocks."""
+        """Return an argument, an image or a sequence, in channel blocks."""
         value = self.value(expression)
         self._values.setdefault(expression, value)
-        if value.blocked is None:
+        return self.blocked_value(value)
+
+    def blocked_value(self, value: Value) -> Expr:
+        """Return an image or a sequence in channel blocks."""
+        if _gathered(value).blocked is None:
             value.blocked = self._with_blocks(value)
         return value.blocked
+
+    def as_image(self, expression: Expr) -> Expr:
+        """Return a sequence as an image of one row; channel blocks stay as they are."""
+        value = self.value(expression)
+        if not value.is_blocked:
+            return self.emit_expression(relax.op.reshape(value.plain, image_shape(value.shape)))
+        image = relax.Var("image", relax.TensorType(image_shape(value.shape), str(expression.ty.dtype)))
+        self._values[image] = Value(image_shape(value.shape), blocked=value.blocked)
+        return image
 
     def is_weight(self, expression: Expr) -> bool:
         """Tell whether an argument is a constant or is computed from weights alone."""
@@ -137,33 +185,46 @@ class LayoutRewriter:
 
     def emit(self, expression: Expr) -> Value:
         """Add an operation with a plain result."""
-        variable = self._builder.emit(expression)
+        variable = self.emit_expression(expression)
         return Value(shape_of(variable), plain=variable)
 
     def emit_blocked(self, expression: Expr, shape: Sequence[int]) -> Value:
         """Add an operation whose result is in channel blocks; ``shape`` is the plain one."""
-        return Value(tuple(shape), blocked=self._builder.emit(expression))
+        return Value(tuple(shape), blocked=self.emit_expression(expression))
 
     def emit_expression(self, expression: Expr) -> Expr:
         """Add an operation and return its result."""
-        return self._builder.emit(expression)
+        variable = self._builder.emit(expression, name_hint=self._source)
+        self._sources[variable.name] = self._source
+        self._note_weights(variable, expression)
+        return variable
 
     def compute(self, function: Callable[..., te.Tensor], *arguments: Any, **options: Any) -> Expr:
         """Add a computation given as a TE function."""
-        return self._builder.emit_te(function, *arguments, **options)
+        return self.emit_expression(self._builder.call_te(function, *arguments, **options))
 
     def _with_blocks(self, value: Value) -> Expr:
-        images, channels, rows, columns = value.shape
+        images, channels, rows, columns = image_shape(value.shape)
         block = self.block(channels)
         if rows == columns == 1 and channels % block == 0:
-            return self._builder.emit(relax.op.reshape(value.plain, (images, channels // block, 1, 1, block)))
-        return self.compute(lambda data: _to_blocks(data, block), value.plain, primfunc_name_hint="to_blocks")
+            return self.emit_expression(relax.op.reshape(value.plain, (images, channels // block, 1, 1, block)))
+        plain = value.plain
+        if len(value.shape) == 3:
+            plain = self.emit_expression(relax.op.reshape(plain, (images, channels, rows, columns)))
+        return self.compute(lambda data: _to_blocks(data, block), plain, primfunc_name_hint="to_blocks")
 
     def _without_blocks(self, value: Value) -> Expr:
-        images, channels, rows, columns = value.shape
+        _, channels, rows, columns = image_shape(value.shape)
         if rows == columns == 1 and channels % self.block(channels) == 0:
-            return self._builder.emit(relax.op.reshape(value.blocked, value.shape))
-        return self.compute(lambda data: _from_blocks(data, channels), value.blocked, primfunc_name_hint="from_blocks")
+            return self.emit_expression(relax.op.reshape(value.blocked, value.shape))
+        image = self.compute(lambda data: _from_blocks(data, channels), value.blocked, primfunc_name_hint="from_blocks")
+        return image if len(value.shape) == 4 else self.emit_expression(relax.op.reshape(image, value.shape))
+
+
+def _gathered(value: Value) -> Value:
+    if value.gather and value.blocked is None:
+        value.blocked = value.gather()
+    return value
 
 
 def shape_of(expression: Expr) -> tuple[int, ...]:
@@ -172,6 +233,11 @@ def shape_of(expression: Expr) -> tuple[int, ...]:
     if not isinstance(kind, relax.TensorType) or kind.shape is None:
         return ()
     return tuple(int(extent) for extent in kind.shape)
+
+
+def image_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of an image; a sequence, (N, C, W), is an image of one row."""
+    return shape if len(shape) == 4 else (*shape[:-1], 1, shape[-1])
 
 
 def _is_operation(expression: Expr) -> bool:

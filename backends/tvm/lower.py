@@ -15,7 +15,10 @@ from tvm.ir.transform import Pass as TvmPass
 from tvm.relax.backend.cpu_generic import pipeline as cpu_pipeline
 from tvm.target import Target
 
+from cospipe.backends.tvm.elementary import use_vector_functions
+from cospipe.backends.tvm.generic_kernels import generic_nodes, note_generic_kernels
 from cospipe.backends.tvm.importer import import_stage
+from cospipe.backends.tvm.kernel_descriptions import KernelDescription, describe_kernels
 from cospipe.backends.tvm.layout import LayoutRewriter
 from cospipe.backends.tvm.layout_rules import RULES
 from cospipe.backends.tvm.link import link_shared_library
@@ -28,28 +31,45 @@ from cospipe.ir.manifest import WeightArgument
 
 @dataclass(frozen=True)
 class LoweredStage:
-    """What a compiled stage takes: the weights that are stored, and what its ``main`` wants of them, in order."""
+    """A compiled stage.
+
+    Parameters
+    ----------
+    weight_names : tuple of str
+        The weights that are stored.
+    weight_arguments : tuple of WeightArgument
+        What its ``main`` wants of them, in order.
+    generic_nodes : tuple of str
+        Nodes without a kernel of their own: the generic schedule computes them, and that is slow.
+    kernels : tuple of KernelDescription
+        What each kernel of the library is.
+    """
 
     weight_names: tuple[str, ...]
     weight_arguments: tuple[WeightArgument, ...]
+    generic_nodes: tuple[str, ...]
+    kernels: tuple[KernelDescription, ...]
 
 
-def lowering_passes(target: Target, core: Core) -> list[TvmPass]:
+def lowering_passes(target: Target, core: Core, allows_winograd: bool = True) -> list[TvmPass]:
     """Return every Relax pass from the imported stage to what the virtual machine runs, in order."""
     return [
         # Phase 1: few, large kernels
         relax.transform.CanonicalizeBindings(),
-        _layout_pass(core),
+        _layout_pass(core, allows_winograd),
         relax.transform.DecomposeOpsForInference(),
         relax.transform.LegalizeOps(),
         relax.transform.AnnotateTIROpPattern(),
         relax.transform.FoldConstant(),
         lift_weight_preparation,
+        note_generic_kernels,
         relax.transform.FuseOps(),
         relax.transform.FuseTIR(),
         relax.transform.DeadCodeElimination(),
+        relax.transform.RewriteDataflowReshape(),
         # Phase 2: loops that use the vector registers and the cores
         _scheduling_pass(core),
+        _vector_functions_pass(core),
         # Phase 3: what the virtual machine needs
         *cpu_pipeline.library_dispatch_passes(target),
         *cpu_pipeline.dataflow_lower_passes(target),
@@ -57,12 +77,20 @@ def lowering_passes(target: Target, core: Core) -> list[TvmPass]:
     ]
 
 
-def _layout_pass(core: Core) -> TvmPass:
+def _layout_pass(core: Core, allows_winograd: bool) -> TvmPass:
     @tvm.transform.module_pass(opt_level=0, name="RewriteLayout")  # type: ignore[untyped-decorator]
     def rewrite(module: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
-        return LayoutRewriter(core, RULES).rewrite(module)
+        return LayoutRewriter(core, RULES, allows_winograd).rewrite(module)
 
     return rewrite
+
+
+def _vector_functions_pass(core: Core) -> TvmPass:
+    @tvm.transform.module_pass(opt_level=0, name="UseVectorFunctions")  # type: ignore[untyped-decorator]
+    def replace(module: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
+        return use_vector_functions(module, core)
+
+    return replace
 
 
 def _scheduling_pass(core: Core) -> TvmPass:
@@ -74,7 +102,13 @@ def _scheduling_pass(core: Core) -> TvmPass:
 
 
 def lower_stage(
-    stage: fx.GraphModule, example_inputs: tuple[torch.Tensor, ...], target: Target, core: Core, library: Path
+    stage: fx.GraphModule,
+    example_inputs: tuple[torch.Tensor, ...],
+    target: Target,
+    core: Core,
+    library: Path,
+    *,
+    allows_winograd: bool = True,
 ) -> LoweredStage:
     """Compile one stage into a shared library.
 
@@ -90,11 +124,13 @@ def lower_stage(
         What kernels must know of them.
     library : Path
         File to write.
+    allows_winograd : bool
+        Whether 3x3 convolutions may be computed by Winograd's method, see :func:`cospipe.optimize`.
 
     Returns
     -------
     LoweredStage
-        The stage's weights, and what the library's ``main`` takes behind the inputs.
+        The stage's weights, what the library's ``main`` takes behind the inputs, and what will be slow.
 
     Raises
     ------
@@ -104,7 +140,7 @@ def lower_stage(
     try:
         imported = import_stage(stage, example_inputs, core.lanes)
         with target:
-            module = tvm.transform.Sequential(lowering_passes(target, core))(imported.module)
+            module = tvm.transform.Sequential(lowering_passes(target, core, allows_winograd))(imported.module)
             executable = tvm.compile(module, target=target, relax_pipeline=tvm.transform.Sequential([]))
         executable.export_library(str(library), fcompile=_linker(str(target.attrs["mtriple"]).split("-")[0]))
     except CospipeError:
@@ -113,7 +149,8 @@ def lower_stage(
         raise LoweringError(
             f"TVM could not compile {library.stem} ({type(error).__name__}): {first_line(error)}."
         ) from error
-    return LoweredStage(imported.weight_names, weight_arguments(module, imported.weight_names))
+    arguments = weight_arguments(module, imported.weight_names)
+    return LoweredStage(imported.weight_names, arguments, generic_nodes(module), describe_kernels(module))
 
 
 def _linker(architecture: str) -> Callable[..., None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,10 +19,11 @@ from cospipe.backends.runtime.weights import Array, write_tensors
 from cospipe.backends.tvm.lower import lower_stage
 from cospipe.backends.tvm.target import core_target, kernel_core
 from cospipe.backends.verify import verify_bundle
-from cospipe.ir.annotations import plan_of
+from cospipe.ir.annotations import LATENCY, plan_of
 from cospipe.ir.errors import LoweringError, UsageError
-from cospipe.ir.manifest import FileRecord, Manifest, StageFiles, TensorSpec
-from cospipe.ir.plan import PipelinePlan
+from cospipe.ir.graph import module_path
+from cospipe.ir.manifest import FileRecord, GenericNode, Manifest, StageFiles, TensorSpec
+from cospipe.ir.plan import CoreConfiguration, PipelinePlan
 from cospipe.ir.soc import Cluster, Soc
 
 RELATIVE_TOLERANCE = 1e-4
@@ -53,6 +54,8 @@ class PackRequest:
         One frame.
     expected : tuple of Tensor
         What eager PyTorch returns for it.
+    allows_winograd : bool
+        Whether 3x3 convolutions may be computed by Winograd's method.
     """
 
     pipeline: fx.GraphModule
@@ -62,6 +65,7 @@ class PackRequest:
     passes: str
     example_inputs: tuple[torch.Tensor, ...]
     expected: tuple[torch.Tensor, ...]
+    allows_winograd: bool = True
 
 
 @dataclass(frozen=True)
@@ -95,8 +99,7 @@ def pack(request: PackRequest, output: str | Path, progress: Progress) -> Bundle
         stages = []
         for part, planned in zip(parts, plan.stages, strict=True):
             progress(f"Compiling {part.name} for {planned.configuration}")
-            cluster = _cluster_to_compile_for(request, planned.configuration.cluster)
-            stages.append(_compile(part, values, cluster, planned.configuration.cores, request.machine, folder))
+            stages.append(_compile(part, values, request, planned.configuration, folder))
         progress("Writing the bundle")
         write_tensors(folder / _REFERENCE, values)
         return lambda files: _manifest(request, plan, names, values, tuple(stages), files)
@@ -194,13 +197,16 @@ def _array(tensor: torch.Tensor) -> Array:
 
 
 def _compile(
-    part: StagePart, values: dict[str, Array], cluster: Cluster, cores: int, machine: Soc, folder: Path
+    part: StagePart, values: dict[str, Array], request: PackRequest, planned: CoreConfiguration, folder: Path
 ) -> StageFiles:
     example = tuple(torch.from_numpy(values[name].copy()) for name in part.inputs)
     weights = f"{part.name}.safetensors"
-    target = core_target(cluster, cores, machine.architecture)
+    cluster = _cluster_to_compile_for(request, planned.cluster)
+    cores = cluster, planned.cores, request.machine.architecture
     built = folder / f"{part.name}.so"
-    lowered = lower_stage(part.module, example, target, kernel_core(cluster, cores, machine.architecture), built)
+    lowered = lower_stage(
+        part.module, example, core_target(*cores), kernel_core(*cores), built, allows_winograd=request.allows_winograd
+    )
     # The name holds the content: a process that has loaded an earlier library from this path would get that one again.
     library = f"{part.name}-{sha256(built)[:12]}.so"
     built.rename(folder / library)
@@ -215,7 +221,17 @@ def _compile(
         outputs=_specs(part.outputs, values),
         weight_names=lowered.weight_names,
         weight_arguments=lowered.weight_arguments,
+        generic_nodes=tuple(_generic_nodes(part.module, lowered.generic_nodes, planned)),
     )
+
+
+def _generic_nodes(
+    stage: fx.GraphModule, names: Sequence[str], configuration: CoreConfiguration
+) -> Iterator[GenericNode]:
+    for node in stage.graph.nodes:
+        if node.name in names:
+            times_us = LATENCY.get(node) or {}
+            yield GenericNode(name=node.name, module=module_path(node), predicted_us=times_us.get(configuration, 0.0))
 
 
 def _specs(names: Sequence[str], values: dict[str, Array]) -> tuple[TensorSpec, ...]:
@@ -237,6 +253,7 @@ def _manifest(
         architecture=request.machine.architecture,  # type: ignore[arg-type]
         soc_architecture=request.soc.architecture,
         passes=request.passes,
+        winograd=request.allows_winograd,
         plan=plan,
         inputs=_specs(names[0], values),
         outputs=_specs(tuple(dict.fromkeys(names[1])), values),

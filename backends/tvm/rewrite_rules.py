@@ -42,6 +42,13 @@ def _subtract_from(right: Tensor, left: Any, alpha: float = 1) -> Any:
     return right * -alpha + left
 
 
+def _add_product(added: Tensor, left: Tensor, right: Tensor, *, beta: float = 1, alpha: float = 1) -> Any:
+    """Multiply first; the importer makes every product FP32."""
+    if added.dtype == torch.float32:
+        return NotImplemented
+    return torch.mm(left, right) * alpha + added * beta
+
+
 def _convolve_same(
     convolution: Rule,
     image: Tensor,
@@ -61,24 +68,87 @@ def _convolve_same(
     return result
 
 
-def _convolve(image: Tensor, weight: Tensor, *options: Any) -> Any:
+def _convolve(convolution: Rule, image: Tensor, weight: Tensor, *options: Any) -> Any:
     """Give a single image a batch axis."""
-    if image.dim() == 4:
+    if image.dim() == weight.dim():
         return NotImplemented
-    batch: Tensor = aten.conv2d.default(image.unsqueeze(0), weight, *options)
+    batch: Tensor = convolution(image.unsqueeze(0), weight, *options)
     return batch.squeeze(0)
+
+
+def _transpose_convolve(
+    convolution: Rule,
+    image: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Sequence[int] = (1,),
+    padding: Sequence[int] = (0,),
+    output_padding: Sequence[int] = (0,),
+    *options: Any,
+) -> Any:
+    """Give a single image a batch axis; pad the whole result where TVM refuses to: by a stride or more."""
+    if image.dim() < weight.dim():
+        return _convolve(convolution, image, weight, bias, stride, padding, output_padding, *options)
+    axes = weight.dim() - 2
+    strides, paddings, more = (list(given) * (axes // len(given)) for given in (stride, padding, output_padding))
+    if all(behind < step for behind, step in zip(more, strides, strict=True)):
+        return NotImplemented
+    whole: Tensor = convolution(image, weight, None, strides, [0], [0], *options)
+    padded = functional.pad(whole, [edge for behind in reversed(more) for edge in (0, behind)])
+    for axis, border in enumerate(paddings, start=2):
+        padded = padded.narrow(axis, border, padded.shape[axis] - 2 * border)
+    return padded if bias is None else padded + bias.reshape([-1] + [1] * axes)
+
+
+def _convolve_any(
+    image: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    transposed: bool,
+    output_padding: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """Call the operation of the image's rank, which is imported in our own way."""
+    axes = weight.dim() - 3
+    if transposed:
+        turned = (aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input)[axes]
+        spread: Tensor = turned(image, weight, bias, stride, padding, output_padding, groups, dilation)
+        return spread
+    plain = (aten.conv1d.default, aten.conv2d.default, aten.conv3d.default)[axes]
+    result: Tensor = plain(image, weight, bias, stride, padding, dilation, groups)
+    return result
 
 
 def _layer_norm(
     data: Tensor, shape: Sequence[int], weight: Tensor | None = None, bias: Tensor | None = None, *options: Any
 ) -> Any:
-    """Fill in the scale and the shift, which the importer needs."""
+    """Fill in the scale and the shift, which the importer needs; TVM knows no layer norm in double precision."""
+    if data.dtype == torch.float64:
+        return _layer_norm_in_parts(data, shape, weight, bias, *options)
     if weight is not None and bias is not None:
         return NotImplemented
     scale = torch.ones(list(shape), dtype=data.dtype) if weight is None else weight
     shift = torch.zeros(list(shape), dtype=data.dtype) if bias is None else bias
     result: Tensor = aten.layer_norm.default(data, list(shape), scale, shift, *options)
     return result
+
+
+def _layer_norm_in_parts(
+    data: Tensor,
+    shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    _cudnn_enable: bool = True,
+) -> Tensor:
+    axes = list(range(-len(shape), 0))
+    deviations = data - data.mean(axes, keepdim=True)
+    normal = deviations * torch.rsqrt((deviations * deviations).mean(axes, keepdim=True) + eps)
+    scaled = normal if weight is None else normal * weight
+    return scaled if bias is None else scaled + bias
 
 
 def _group_norm(
@@ -214,12 +284,22 @@ RULES: Mapping[Any, Rule] = {
     **_BY_PYTORCH,
     aten._unsafe_view.default: aten.view.default,
     aten.add.Tensor: _add,
+    aten.addmm.default: _add_product,
     aten.amax.default: _maximum_along,
     aten.amin.default: _minimum_along,
     aten.avg_pool2d.default: _average_pool,
     aten.clamp.default: _clamp,
     aten.conv1d.padding: partial(_convolve_same, aten.conv1d.default),
-    aten.conv2d.default: _convolve,
+    aten.conv3d.padding: partial(_convolve_same, aten.conv3d.default),
+    **{
+        convolution: partial(_convolve, convolution)
+        for convolution in (aten.conv1d.default, aten.conv2d.default, aten.conv3d.default)
+    },
+    **{
+        convolution: partial(_transpose_convolve, convolution)
+        for convolution in (aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input)
+    },
+    aten.convolution.default: _convolve_any,
     aten.conv2d.padding: partial(_convolve_same, aten.conv2d.default),
     aten.group_norm.default: _group_norm,
     aten.instance_norm.default: _instance_norm,

@@ -17,7 +17,15 @@ from tvm import tirx
 from tvm.s_tir import Schedule, ScheduleError
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
-from cospipe.backends.tvm.kernels import convolution, depthwise, winograd
+from cospipe.backends.tvm.kernels import (
+    channel_gather,
+    convolution,
+    depthwise,
+    pooling,
+    transposed_convolution,
+    winograd,
+)
+from cospipe.backends.tvm.kernels.elementwise import emit_elementwise
 from cospipe.backends.tvm.kernels.fused import FusedKernel, find_kernel
 from cospipe.backends.tvm.tiling import Core, OutputTile, output_tile, product_tile
 from cospipe.ir.errors import first_line
@@ -28,6 +36,9 @@ EMITTERS: dict[str, Callable[[FusedKernel, Core], tirx.PrimFunc]] = {
     winograd.NAME: winograd.emit,
     convolution.NAME: convolution.emit,
     depthwise.NAME: depthwise.emit,
+    pooling.NAME: pooling.emit,
+    channel_gather.NAME: channel_gather.emit,
+    transposed_convolution.NAME: transposed_convolution.emit,
 }
 """What emits the loops of each kind of kernel."""
 
@@ -63,6 +74,8 @@ def schedule_kernel(function: tirx.PrimFunc, core: Core) -> tirx.PrimFunc:
     """Return one kernel with scheduled loops; one that no tile fits keeps its loops in order, and that is logged."""
     if kernel := find_kernel(function):
         return EMITTERS[kernel.name](kernel, core)
+    if elementwise_function := emit_elementwise(function, core):
+        return elementwise_function
     try:
         return _scheduled(function, core, is_tiled=True)
     except ScheduleError as error:

@@ -6,7 +6,6 @@ loads that feed them, and cannot be faster than the latency of one multiply-add.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from math import ceil
@@ -14,12 +13,8 @@ from math import ceil
 FP32_BYTES = 4
 _FMA_LATENCY_CYCLES = 4
 _TRANSFORM_CYCLES = 4.0
+_PIXEL_LOAD_CYCLES, _WEIGHT_LOAD_CYCLES = 0.1, 0.5
 _MOST_COLUMNS = 16
-_WINDOW_INPUTS = 3
-"""Registers for inputs of a sliding window on their way to the sums."""
-_MOST_WINDOW_ROWS = 4
-_WINDOW_TILE_CYCLES = 4
-"""Finding where a tile starts and which of its rows leave the image."""
 _STACK_TILE_BYTES = 1024
 """TVM keeps a buffer on the stack, and so in registers, up to this size; a larger one becomes a heap workspace."""
 
@@ -92,10 +87,12 @@ def register_tile(pixels: int, vectors: int, core: Core) -> RegisterTile:
     """
     tiles = [
         RegisterTile(p, v)
-        for v in range(1, vectors + 1)
-        for p in range(1, pixels + 1)
+        for v in range(1, min(vectors, core.registers) + 1)
+        for p in range(1, min(pixels, core.registers) + 1)
         if _registers(p, v, core) <= core.registers
     ]
+    if not tiles:
+        return RegisterTile(1, 1)
     return min(tiles, key=lambda tile: (round(tile_cycles(pixels, vectors, tile, core), 3), -tile.pixels))
 
 
@@ -115,12 +112,13 @@ def _registers(pixels: int, vectors: int, core: Core) -> int:
 
 
 def _step_cycles(tile: RegisterTile, core: Core) -> float:
-    """Cycles of one step; weights are streamed from L2, pixels lie in L1."""
+    """Return the cycles of one step; the weights are streamed from L2, pixels lie in L1, so their loads hide better."""
     products = tile.pixels * tile.vectors
     pixel_loads = tile.pixels / core.lanes if core.multiplies_by_lane else tile.pixels
     loads = (pixel_loads + tile.vectors) / core.fma_per_cycle
     instructions = (products + pixel_loads + tile.vectors) / (3 * core.fma_per_cycle)
-    return max(products / core.fma_per_cycle, loads, instructions, _FMA_LATENCY_CYCLES) + 0.25 * loads
+    waiting = (_PIXEL_LOAD_CYCLES * pixel_loads + _WEIGHT_LOAD_CYCLES * tile.vectors) / core.fma_per_cycle
+    return max(products / core.fma_per_cycle, loads, instructions, _FMA_LATENCY_CYCLES) + waiting
 
 
 @dataclass(frozen=True)
@@ -138,118 +136,6 @@ class ConvolutionShape:
     def weights(self) -> int:
         """Weights of one tap."""
         return self.input_channels * self.output_vectors * self.lanes
-
-
-@dataclass(frozen=True)
-class Slide:
-    """How a window slides along one axis, as far as tiles depend on it."""
-
-    outputs: int
-    kernel: int
-    stride: int
-    dilation: int
-
-    def reads(self, tile: int) -> int:
-        """Return how many different input positions the windows of ``tile`` outputs side by side look at."""
-        return len({o * self.stride + k * self.dilation for o in range(tile) for k in range(self.kernel)})
-
-    def taps_alive(self, tile: int) -> int:
-        """Return how many taps are needed at once when inputs are read one by one for ``tile`` outputs."""
-        return min(self.kernel, (tile - 1) * self.stride // self.dilation + 1)
-
-
-@dataclass(frozen=True)
-class WindowTile:
-    """Outputs of one channel block that are computed together, from inputs that are read once for all of them."""
-
-    rows: int
-    columns: int
-
-
-def holds_all_taps(tile: WindowTile, rows: Slide, columns: Slide, core: Core) -> bool:
-    """Tell whether the whole kernel of a depthwise convolution stays in registers beside the sums of a tile."""
-    return tile.rows * tile.columns + rows.kernel * columns.kernel + _WINDOW_INPUTS <= core.registers
-
-
-@cache
-def depthwise_tile(rows: Slide, columns: Slide, core: Core) -> WindowTile:
-    """Choose the tile of a depthwise convolution that needs the fewest cycles for the whole image.
-
-    An input is read once for all outputs of a tile; the weights once for a row of tiles if the registers hold them
-    beside the sums, else once for each tile.
-
-    Parameters
-    ----------
-    rows, columns : Slide
-        How the kernel slides.
-    core : Core
-        Where it runs.
-    """
-
-    def registers(tile: WindowTile) -> int:
-        if holds_all_taps(tile, rows, columns, core):
-            return 0
-        return tile.rows * tile.columns + rows.taps_alive(tile.rows) * columns.kernel + _WINDOW_INPUTS
-
-    def cycles(tile: WindowTile) -> float:
-        outputs = tile.rows * tile.columns
-        weights = rows.kernel * columns.kernel
-        if holds_all_taps(tile, rows, columns, core):
-            weights = ceil(weights / ceil(columns.outputs / tile.columns))
-        loads = rows.reads(tile.rows) * columns.reads(tile.columns) + weights
-        return _window_cycles(
-            outputs * rows.kernel * columns.kernel, loads, outputs, rows.kernel * columns.kernel, core
-        )
-
-    return _cheapest_window_tile(rows, columns, core, registers, cycles)
-
-
-@cache
-def pooling_tile(rows: Slide, columns: Slide, core: Core) -> WindowTile:
-    """Choose the tile of a pooling that needs the fewest cycles for the whole image.
-
-    Each column of inputs is combined first, one register a column and output row; then the columns of each window are.
-    """
-
-    def registers(tile: WindowTile) -> int:
-        return tile.rows * columns.reads(tile.columns) + _WINDOW_INPUTS
-
-    def cycles(tile: WindowTile) -> float:
-        read, outputs = columns.reads(tile.columns), tile.rows * tile.columns
-        operations = tile.rows * read * (rows.kernel - 1) + outputs * (columns.kernel - 1)
-        return _window_cycles(operations, rows.reads(tile.rows) * read, outputs, rows.kernel, core)
-
-    return _cheapest_window_tile(rows, columns, core, registers, cycles)
-
-
-def _cheapest_window_tile(
-    rows: Slide,
-    columns: Slide,
-    core: Core,
-    registers: Callable[[WindowTile], int],
-    cycles: Callable[[WindowTile], float],
-) -> WindowTile:
-    smallest = WindowTile(1, 1)
-    candidates = (
-        WindowTile(height, width)
-        for height in range(1, min(rows.outputs, _MOST_WINDOW_ROWS) + 1)
-        for width in range(1, min(columns.outputs, core.registers) + 1)
-    )
-    fitting = [tile for tile in candidates if registers(tile) <= core.registers] or [smallest]
-
-    def total(tile: WindowTile) -> float:
-        return ceil(rows.outputs / tile.rows) * ceil(columns.outputs / tile.columns) * cycles(tile)
-
-    return min(fitting, key=lambda tile: (round(total(tile), 3), tile.rows))
-
-
-def _window_cycles(operations: int, loads: int, stores: int, chain: int, core: Core) -> float:
-    """Cycles of one tile: its arithmetic, its loads or all its instructions, and what starts and ends it."""
-    if core.multiplies_by_lane:
-        loads = ceil(loads / 2)  # two neighbours are loaded by one instruction
-    instructions = (operations + loads + stores) / (3 * core.fma_per_cycle)
-    busy = max(operations / core.fma_per_cycle, loads / core.fma_per_cycle, instructions, chain * _FMA_LATENCY_CYCLES)
-    return busy + (0.25 * loads + stores) / core.fma_per_cycle + _WINDOW_TILE_CYCLES
 
 
 def tile_starts(extent: int, tile: int) -> list[int]:
@@ -279,11 +165,14 @@ def runs_channels_outside(input_bytes: int, weight_bytes: int, channel_tiles: in
 
 
 def direct_cycles(shape: ConvolutionShape, core: Core) -> float:
-    """Return the cycles of a direct convolution on the cores."""
+    """Return the cycles of a direct convolution on the cores.
+
+    Weights from beyond the L2 are waited for: each is read once, and too far from the last for hardware to foresee.
+    """
     tile = register_tile(shape.output_columns, shape.output_vectors, core)
     row = tile_cycles(shape.output_columns, shape.output_vectors, tile, core)
     computing = row * shape.output_rows * shape.input_channels * shape.taps / core.cores
-    return max(computing, _reading_cycles(shape.weights * shape.taps, core))
+    return computing + _reading_cycles(shape.weights * shape.taps, core)
 
 
 def winograd_cycles(shape: ConvolutionShape, size: int, core: Core) -> float:
@@ -298,7 +187,7 @@ def winograd_cycles(shape: ConvolutionShape, size: int, core: Core) -> float:
     vectors = tiles * (ceil(shape.input_channels / core.lanes) + shape.output_vectors)
     transforming = vectors * patch**2 * _TRANSFORM_CYCLES / core.fma_per_cycle
     reading = _reading_cycles(shape.weights * patch**2, core)
-    return max(products / core.cores, reading) + transforming / core.cores
+    return (products + transforming) / core.cores + reading
 
 
 def winograd_panel(shape: ConvolutionShape, size: int, core: Core) -> int:

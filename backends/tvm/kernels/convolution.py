@@ -165,7 +165,12 @@ def pack_weight(weight: te.Tensor, convolution: Convolution, merged_groups: int)
 def emit(kernel: FusedKernel, core: Core) -> tirx.PrimFunc:
     """Return the convolution with its loops."""
     convolution = Convolution.read(kernel.options)
-    return kernel.emitted(lambda: _Emitter(kernel, convolution, core).emit())
+    return kernel.emitted(lambda: emit_loops(kernel, convolution, core))
+
+
+def emit_loops(kernel: FusedKernel, convolution: Convolution, core: Core) -> None:
+    """Emit the loops of a convolution, which may be one of several that make a kernel."""
+    _Emitter(kernel, convolution, core).emit()
 
 
 class _Emitter:

@@ -1,13 +1,15 @@
-"""Depthwise convolution over channel blocks: any kernel, stride, padding and dilation, one input for one output channel.
+"""Depthwise convolution over channel blocks: any kernel, stride, padding and dilation, one input channel an output.
 
-A tile of output rows x columns of one channel block is summed in registers. Every input is read once and multiplied with
-all weights that outputs of the tile need it for.
+A tile of output rows x columns of one channel block is summed in registers. Every input is read once and multiplied
+with all weights that outputs of the tile need it for. A kernel too large for the registers is read row by row, for
+tiles of one row of outputs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from math import ceil
 from operator import add
 from typing import Any
@@ -23,14 +25,20 @@ from cospipe.backends.tvm.kernels.windows import (
     Line,
     Registers,
     each_column_tile,
-    for_tiles_inside_and_at_edges,
+    each_kernel_row,
     input_columns,
     input_rows,
+    inside_and_at_edges,
+    register,
     slide,
+    with_finished_rows,
 )
-from cospipe.backends.tvm.tiling import Core, WindowTile, depthwise_tile, holds_all_taps
+from cospipe.backends.tvm.tiling import Core
+from cospipe.backends.tvm.window_tiling import WindowTile, depthwise_tile, holds_kernel
 
 NAME = "depthwise"
+Weights = list[Any]
+"""One row of the kernel, a register a column."""
 
 
 @dataclass(frozen=True)
@@ -104,79 +112,79 @@ class _Emitter:
     def __init__(self, kernel: FusedKernel, convolution: Depthwise, core: Core) -> None:
         self.data, self.weight = kernel.inputs
         self.epilogue, self.convolution, self.core = kernel.epilogue, convolution, core
-        tile = WindowTile(convolution.tile_rows, convolution.tile_columns)
-        self.keeps_weight = holds_all_taps(tile, slide(convolution.rows), slide(convolution.columns), core)
 
     def emit(self) -> None:
         c = self.convolution
         extents = [c.batch, c.channel_blocks, ceil(c.rows.output / c.tile_rows)]
         cycles = c.macs / (self.core.lanes * self.core.fma_per_cycle)
+        tile = WindowTile(c.tile_rows, c.tile_columns)
+        holds = holds_kernel(tile, slide(c.rows), slide(c.columns), self.core)
         with shared_items(extents, cycles, self.core) as (image, block, row_tile):
-            row = last_moved_back(row_tile, c.tile_rows, c.rows.output)
-            weights = _Weights(self.weight, c, block)
-            if self.keeps_weight:
-                weights.read(range(c.rows.kernel))
-            for_tiles_inside_and_at_edges(
-                input_rows(c.rows, c.tile_rows, row),
-                lambda lines: each_column_tile(
-                    c.columns, c.tile_columns, lambda column: self._tile([image, block, row], lines, column, weights)
-                ),
-            )
+            first = [image, block, last_moved_back(row_tile, c.tile_rows, c.rows.output)]
+            if holds:
+                self._tiles(first)
+            else:
+                each_column_tile(c.columns, c.tile_columns, lambda column: self._tile_by_kernel_rows(first, column))
 
-    def _tile(self, first: list[Expr], lines: list[Line], column: Expr, weights: _Weights) -> None:
+    def _tiles(self, first: list[Expr]) -> None:
+        """Emit a row of tiles with the whole kernel in registers."""
         c = self.convolution
-        outputs = [(r, k) for r in range(c.tile_rows) for k in range(c.tile_columns)]
-        sums = Registers(outputs, c.block, add)
-        for number, line in enumerate(lines):
-            if line.conditions:
-                sums.start_all()
-            if not self.keeps_weight:
-                weights.read([tap for _, tap in line.taps])
-            with line.if_inside():
-                self._add_row(sums, [*first[:2], line.position], line, column, weights)
-            awaited = {output for later in lines[number + 1 :] for output, _ in later.taps}
-            self._store(sums, sorted({output for output, _ in line.taps} - awaited), first, column)
+        kernel = {row: self._read_weights(first[1], row) for row in range(c.rows.kernel)}
 
-    def _store(self, sums: Registers, rows: list[int], first: list[Expr], column: Expr) -> None:
-        """Store finished rows of the tile; the sooner, the sooner their registers are free."""
-        image, block, row = first
-        if not rows:
-            return
-        with T.vectorized(self.convolution.block) as lane:
-            for output in rows:
-                for number in range(self.convolution.tile_columns):
-                    index = [image, block, row + output, column + number, lane]
-                    self.epilogue.store(index, sums.get((output, number), lane))
+        def tiles(lines: list[Line]) -> None:
+            each_column_tile(c.columns, c.tile_columns, lambda column: self._tile(first, lines, column, kernel))
 
-    def _add_row(self, sums: Registers, source: list[Expr], line: Line, column: Expr, weights: _Weights) -> None:
+        inside_and_at_edges(input_rows(c.rows, c.tile_rows, first[2]), tiles)
+
+    def _tile(self, first: list[Expr], lines: list[Line], column: Expr, kernel: Mapping[int, Weights]) -> None:
+        sums = self._sums()
+        for line, finished in with_finished_rows(lines, self.convolution.tile_rows):
+            if line:
+                if line.conditions:
+                    sums.start_all()
+                with line.if_inside():
+                    self._add_row(sums, first, line, column, kernel)
+            self._store(sums, finished, first, column)
+
+    def _tile_by_kernel_rows(self, first: list[Expr], column: Expr) -> None:
+        """Emit a tile of one row of outputs as a loop over the rows of a kernel too large for the registers."""
+        sums = self._sums()
+        sums.start_all()
+        with each_kernel_row(self.convolution.rows, first[2]) as (kernel_row, position):
+            weights = self._read_weights(first[1], kernel_row)
+            self._add_row(sums, first, Line(position, taps=((0, 0),)), column, {0: weights})
+        self._store(sums, [0], first, column)
+
+    def _sums(self) -> Registers:
         c = self.convolution
-        data = T.alloc_buffer((c.block,), "float32", scope="global")
-        with T.vectorized(c.block) as lane:
-            for pixel in input_columns(c.columns, c.tile_columns, column):
-                T.buffer_store(data, self.data[(*source, pixel.position, lane)], [lane])
-                for row, kernel_row in line.taps:
-                    for output, kernel_column in pixel.taps:
-                        sums.add((row, output), lane, data[lane] * weights.get(kernel_row, kernel_column, lane))
+        return Registers(list(product(range(c.tile_rows), range(c.tile_columns))), c.block, add)
 
-
-class _Weights:
-    """Rows of the kernel of one channel block, in registers."""
-
-    def __init__(self, weight: Any, convolution: Depthwise, block: Expr) -> None:
-        self._weight, self._convolution, self._block = weight, convolution, block
-        self._rows: dict[int, list[Any]] = {}
-
-    def get(self, row: int, column: int, lane: Expr) -> Expr:
-        return self._rows[row][column][lane]
-
-    def read(self, rows: Sequence[int]) -> None:
-        """Have these rows of the kernel in registers, and no others."""
-        self._rows = {row: self._rows[row] if row in self._rows else self._read_row(row) for row in rows}
-
-    def _read_row(self, row: int) -> list[Any]:
-        lanes, columns = self._convolution.block, range(self._convolution.columns.kernel)
-        registers = [T.alloc_buffer((lanes,), "float32", scope="global") for _ in columns]
+    def _read_weights(self, block: Expr, row: Expr) -> Weights:
+        lanes, columns = self.convolution.block, range(self.convolution.columns.kernel)
+        weights = [register(lanes) for _ in columns]
         with T.vectorized(lanes) as lane:
             for column in columns:
-                T.buffer_store(registers[column], self._weight[self._block, row, column, lane], [lane])
-        return registers
+                T.buffer_store(weights[column], self.weight[block, row, column, lane], [lane])
+        return weights
+
+    def _add_row(
+        self, sums: Registers, first: list[Expr], line: Line, column: Expr, kernel: Mapping[int, Weights]
+    ) -> None:
+        """Add what one row of inputs contributes; each input is multiplied with all weights it meets."""
+        c, data = self.convolution, register(self.convolution.block)
+        with T.vectorized(c.block) as lane:
+            for pixel in input_columns(c.columns, c.tile_columns, column):
+                T.buffer_store(data, self.data[first[0], first[1], line.position, pixel.position, lane], [lane])
+                for row, kernel_row in line.taps:
+                    for output, kernel_column in pixel.taps:
+                        sums.add((row, output), lane, data[lane] * kernel[kernel_row][kernel_column][lane])
+
+    def _store(self, sums: Registers, rows: Sequence[int], first: list[Expr], column: Expr) -> None:
+        if not rows:
+            return
+        sums.start_all()
+        image, block, row = first
+        with T.vectorized(self.convolution.block) as lane:
+            for output, number in product(rows, range(self.convolution.tile_columns)):
+                index = [image, block, row + output, column + number, lane]
+                self.epilogue.store(index, sums.get((output, number), lane))

@@ -7,8 +7,9 @@ the end.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import ceil, prod
 from typing import Any
 
@@ -17,7 +18,7 @@ from tvm.script.ir_builder import tirx as T
 
 from cospipe.backends.tvm.kernels.expressions import Expr
 from cospipe.backends.tvm.kernels.fused import FusedKernel
-from cospipe.backends.tvm.kernels.loops import Sums, last_moved_back, shared_items, unflatten
+from cospipe.backends.tvm.kernels.loops import Sums, flat, last_moved_back, read_vector, shared_items, unflatten
 from cospipe.backends.tvm.tiling import Core
 
 NAME = "dot_products"
@@ -33,6 +34,8 @@ class DotProducts:
         Extents of the result's axes that together are the rows.
     outputs, depth : int
         Of the weight.
+    data_offset, data_stride : int
+        Where the first row lies in flat memory, and how far on the next.
     tile_rows, tile_outputs : int
         Dot products that are summed at once.
     """
@@ -40,6 +43,8 @@ class DotProducts:
     row_axes: tuple[int, ...]
     outputs: int
     depth: int
+    data_offset: int
+    data_stride: int
     tile_rows: int
     tile_outputs: int
 
@@ -61,11 +66,12 @@ def emit(kernel: FusedKernel, core: Core) -> tirx.PrimFunc:
 
 class _Emitter:
     def __init__(self, kernel: FusedKernel, product: DotProducts, core: Core) -> None:
-        self.data, self.weight = kernel.inputs
-        self.epilogue, self.product, self.core = kernel.epilogue, product, core
+        self.kernel, self.product, self.core = kernel, product, core
+        self.weight = kernel.inputs[1]
 
     def emit(self) -> None:
         p = self.product
+        self.data = flat(self.kernel.inputs[0])
         extents = [ceil(p.outputs / p.tile_outputs), ceil(p.rows / p.tile_rows)]
         cycles = p.rows * p.outputs * p.depth / self.core.lanes
         with shared_items(extents, cycles, self.core) as (output_tile, row_tile):
@@ -76,22 +82,44 @@ class _Emitter:
         p, lanes = self.product, self.core.lanes
         sums = Sums(p.tile_rows, p.tile_outputs, lanes)
         with T.serial(p.depth // lanes) as step:
-            self._add(sums, first_row, first_output, step * lanes, lanes)
-        if p.depth % lanes:
-            self._add(sums, first_row, first_output, p.depth // lanes * lanes, p.depth % lanes)
+            self._add_products(sums, first_row, first_output, step * lanes)
+        if counted := -p.depth % lanes:
+            self._add_products(sums, first_row, first_output, p.depth - lanes, counted)
         for row in range(p.tile_rows):
-            totals = sums.across_lanes(row)
-            index = unflatten(first_row + row, p.row_axes)
-            with T.vectorized(p.tile_outputs) as output:
-                self.epilogue.store([*index, first_output + output], totals[output])
+            self._store(_totals(sums, row), first_row + row, first_output)
 
-    def _add(self, sums: Sums, first_row: Expr, first_output: Expr, step: Expr, width: int) -> None:
-        for row in range(self.product.tile_rows):
-            sums.add(
-                row,
-                lambda output, lane, row=row: (
-                    self.data[(first_row + row) * self.product.depth + step + lane]
-                    * self.weight[first_output + output, step + lane]
-                ),
-                width,
-            )
+    def _add_products(
+        self, sums: Sums, first_row: Expr, first_output: Expr, first_step: Expr, counted: int = 0
+    ) -> None:
+        """Add the products of a vector of steps; ``counted`` of them were added before."""
+        p = self.product
+
+        def product(row: int, output: int, lane: Expr) -> Expr:
+            data = self.data[p.data_offset + (first_row + row) * p.data_stride + first_step + lane]
+            if counted:
+                data = tirx.Select(lane >= counted, data, tirx.const(0.0, "float32"))
+            return data * self.weight[first_output + output, first_step + lane]
+
+        sums.add({row: partial(product, row) for row in range(p.tile_rows)})
+
+    def _store(self, totals: Any, row: Expr, first_output: Expr) -> None:
+        with T.vectorized(self.product.tile_outputs) as output:
+            index = [*unflatten(row, self.product.row_axes), first_output + output]
+            self.kernel.epilogue.store(index, totals[output])
+
+
+def _totals(sums: Sums, row: int) -> Any:
+    """Add up each sum of a row across its vector."""
+    totals = T.alloc_buffer((sums.vectors,), "float32", scope="global")
+    for vector in range(sums.vectors):
+        T.buffer_store(totals, _total(partial(sums.get, row, vector), sums.lanes), [vector])
+    return totals
+
+
+def _total(value: Callable[[Expr], Expr], lanes: int) -> Expr:
+    """Add the upper half of a vector to the lower one until one number is left."""
+    if lanes == 1:
+        return value(0)
+    half = lanes // 2
+    added = read_vector(half, lambda lane: value(lane) + value(lane + half))
+    return _total(lambda lane: added[lane], half)

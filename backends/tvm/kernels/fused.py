@@ -8,14 +8,14 @@ whose loops were never emitted cannot be linked: there is no slow way by acciden
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import tvm
 from tvm import te, tirx
-from tvm.s_tir import Schedule
+from tvm.s_tir import SBlock, Schedule
 from tvm.s_tir.schedule import SBlockRV
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
@@ -116,18 +116,34 @@ class FusedKernel:
 
     def emitted(self, emit: Callable[[], None]) -> tirx.PrimFunc:
         """Return the function with the loops that ``emit`` builds."""
-        with IRBuilder() as builder, T.prim_func():
-            T.func_name("main")
-            with T.serial(1):  # a frame to hold several statements; it is simplified away
-                emit()
-        attributes = {key: value for key, value in dict(self.function.attrs).items() if key != "s_tir"}
-        attributes["s_tir"] = True
-        return tirx.PrimFunc(
-            self.function.params,
-            builder.get().body,
-            self.function.ret_type,
-            tvm.ir.make_node("ir.DictAttrs", **attributes),
-        )
+        return with_loops(self.function, emit, {_KERNEL: self.name, _OPTIONS: json.dumps(self.options)})
+
+
+def with_loops(
+    function: tirx.PrimFunc, emit: Callable[[], None], attributes: Mapping[str, str] | None = None
+) -> tirx.PrimFunc:
+    """Return a function with the loops that ``emit`` builds in place of its own.
+
+    Parameters
+    ----------
+    function : PrimFunc
+        Gives parameters and attributes.
+    emit : callable
+        Builds the loops with TVM's IRBuilder.
+    attributes : mapping of str to str, optional
+        Further ones.
+    """
+    with IRBuilder() as builder, T.prim_func():
+        T.func_name("main")
+        with T.sblock("root"):  # TVM's search for reshapes wants a block around every kernel
+            T.reads()
+            T.writes()
+            emit()
+    own = {key: value for key, value in dict(function.attrs).items() if key != "s_tir"}
+    own.update({"s_tir": True, **(attributes or {})})
+    return tirx.PrimFunc(
+        function.params, builder.get().body, function.ret_type, tvm.ir.make_node("ir.DictAttrs", **own)
+    )
 
 
 def find_kernel(function: tirx.PrimFunc) -> FusedKernel | None:
@@ -157,8 +173,21 @@ def find_kernel(function: tirx.PrimFunc) -> FusedKernel | None:
     )
 
 
+def is_declared(block: SBlock) -> bool:
+    """Tell whether a block stands for a kernel whose loops are emitted later."""
+    return _KERNEL in block.annotations
+
+
+def emitted_kernel(function: tirx.PrimFunc) -> tuple[str, dict[str, Any]] | None:
+    """Return kind and options of the declared kernel that a function's loops were emitted for, or None."""
+    attributes = dict(function.attrs)
+    if _KERNEL not in attributes:
+        return None
+    return str(attributes[_KERNEL]), json.loads(str(attributes[_OPTIONS]))
+
+
 def _declared(schedule: Schedule) -> list[SBlockRV]:
-    return [block for block in _blocks(schedule) if _KERNEL in schedule.get(block).annotations]
+    return [block for block in _blocks(schedule) if is_declared(schedule.get(block))]
 
 
 def _blocks(schedule: Schedule) -> list[SBlockRV]:

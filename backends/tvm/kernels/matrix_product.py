@@ -1,6 +1,6 @@
 """Products of matrices: linear layers over many tokens, and the batched products of attention.
 
-A register tile of ``rows`` x ``vectors`` results is summed over the whole depth. Tiles of columns are the outer loop, so
+A register tile of ``rows`` x ``vectors`` results is summed over the whole depth. Tiles of columns are the outer loop:
 a weight comes from memory once and then from the L2 cache for every tile of rows. The right operand is a weight packed
 for this (one stream a tile of columns), a matrix with rows as they lie in memory, or the transposition of one: then a
 panel of the columns that are needed is transposed into a scratch buffer first.
@@ -8,8 +8,7 @@ panel of the columns that are needed is transposed into a scratch buffer first.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil, prod
 from typing import Any
@@ -19,7 +18,8 @@ from tvm.script.ir_builder import tirx as T
 
 from cospipe.backends.tvm.kernels.expressions import Expr
 from cospipe.backends.tvm.kernels.fused import FusedKernel
-from cospipe.backends.tvm.kernels.loops import Sums, add_products, last_moved_back, shared_items
+from cospipe.backends.tvm.kernels.loops import Sums, add_products, flat, last_moved_back, shared_items, unflatten
+from cospipe.backends.tvm.kernels.transposition import Element, transpose
 from cospipe.backends.tvm.tiling import Core
 
 NAME = "matrix_product"
@@ -44,7 +44,7 @@ class Operand:
     row: int
     column: int
 
-    def at(self, batch: Sequence[Expr], row: Expr, column: Expr) -> Expr:
+    def position(self, batch: Sequence[Expr], row: Expr, column: Expr) -> Expr:
         """Return the position of an element."""
         first = sum((index * stride for index, stride in zip(batch, self.batch, strict=True)), self.offset)
         return first + row * self.row + column * self.column
@@ -67,7 +67,7 @@ class MatrixProduct:
     right : Operand or None
         The right matrices, depth as rows; None for a packed weight.
     tile_rows, tile_vectors, lanes : int
-        The register tile.
+        The register tile. A vector is narrower than a register where the result is.
     """
 
     batch: tuple[int, ...]
@@ -123,15 +123,16 @@ class MatrixProduct:
 
     def first_column(self, tile: Expr) -> Expr:
         """Return where a tile of columns starts; the last one is moved back so that it ends with the matrix."""
-        return last_moved_back(tile, self.width, max(self.columns, self.width))
+        return last_moved_back(tile, self.width, self.columns)
 
-    def vector_columns(self, vector: int) -> int:
-        """Return how many columns of a vector exist."""
-        return max(0, min(self.lanes, self.columns - vector * self.lanes))
+    @property
+    def is_transposed(self) -> bool:
+        """Whether the right matrix lies in memory with its columns as rows."""
+        return self.right is not None and self.right.column != 1
 
 
 def pack_weight(weight: te.Tensor, product: MatrixProduct, is_transposed: bool) -> te.Tensor:
-    """Return a weight as (tiles of columns, depth, columns of a tile), zeros where there are fewer columns than in one.
+    """Return a weight as (tiles of columns, depth, columns of a tile).
 
     Parameters
     ----------
@@ -145,10 +146,7 @@ def pack_weight(weight: te.Tensor, product: MatrixProduct, is_transposed: bool) 
 
     def element(tile: Expr, step: Expr, lane: Expr) -> Expr:
         column = product.first_column(tile) + lane
-        value = weight(column, step) if is_transposed else weight(step, column)
-        if product.columns >= product.width:
-            return value
-        return tirx.if_then_else(column < product.columns, value, tirx.const(0.0, "float32"))
+        return weight(column, step) if is_transposed else weight(step, column)
 
     return te.compute(product.packed_shape, element, name="packed_weight")
 
@@ -161,52 +159,67 @@ def emit(kernel: FusedKernel, core: Core) -> tirx.PrimFunc:
 
 class _Emitter:
     def __init__(self, kernel: FusedKernel, product: MatrixProduct, core: Core) -> None:
-        self.left, self.right = kernel.inputs
-        self.epilogue, self.product, self.core = kernel.epilogue, product, core
+        self.kernel, self.product, self.core = kernel, product, core
 
     def emit(self) -> None:
         p = self.product
-        extents = [*p.batch, p.column_tiles, p.row_tiles]
+        inputs = self.kernel.inputs  # only one where both operands are parts of the same tensor
+        self.left = flat(inputs[0])
+        self.right = inputs[-1] if p.right is None else flat(inputs[-1])
         cycles = p.macs / (self.core.lanes * self.core.fma_per_cycle)
-        with shared_items(extents, cycles, self.core) as (*batch, column_tile, row_tile):
-            self._tile(batch, column_tile, last_moved_back(row_tile, p.tile_rows, p.rows))
+        if not p.is_transposed:
+            with shared_items([*p.batch, p.column_tiles, p.row_tiles], cycles, self.core) as index:
+                *batch, column_tile, row_tile = index
+                self._tile(batch, p.first_column(column_tile), row_tile, self._weights(batch, column_tile))
+            return
+        with shared_items([*p.batch, p.column_tiles], cycles, self.core) as (*batch, column_tile):
+            panel = self._transposed_panel(batch, p.first_column(column_tile))
+            with T.serial(p.row_tiles) as row_tile:
+                self._tile(batch, p.first_column(column_tile), row_tile, panel)
 
-    def _tile(self, batch: Sequence[Expr], column_tile: Expr, first_row: Expr) -> None:
-        p = self.product
-        sums = Sums(p.tile_rows, p.tile_vectors, p.lanes)
-        whole = p.depth // self.core.lanes * self.core.lanes if self.core.multiplies_by_lane else p.depth
-        for first, steps in ((0, whole), (whole, p.depth - whole)):
-            if not steps:
-                continue
-            rows = {
-                row: (lambda step, row=row, first=first: self.left[p.left.at(batch, first_row + row, first + step)])
-                for row in range(p.tile_rows)
-            }
-
-            def weight(step: Expr, column: Expr) -> Expr:
-                return self._right(batch, column_tile, first + step, column)
-
-            add_products(sums, rows, weight, steps, self.core)
-        self._store(sums, batch, column_tile, first_row)
-
-    def _right(self, batch: Sequence[Expr], column_tile: Expr, step: Expr, column: Expr) -> Expr:
+    def _weights(self, batch: Sequence[Expr], column_tile: Expr) -> Element:
+        """Return how an element of the right matrix is read, by its row and its column of the tile."""
         p = self.product
         if p.right is None:
-            return self.right[column_tile, step, column]
-        return self.right[p.right.at(batch, step, p.first_column(column_tile) + column)]
+            return lambda step, column: self.right[column_tile, step, column]
+        right, first = p.right, p.first_column(column_tile)
+        return lambda step, column: self.right[right.position(batch, step, first + column)]
 
-    def _store(self, sums: Sums, batch: Sequence[Expr], column_tile: Expr, first_row: Expr) -> None:
+    def _transposed_panel(self, batch: Sequence[Expr], first_column: Expr) -> Element:
+        p, right = self.product, self.product.right
+        assert right is not None
+        panel = T.alloc_buffer((p.depth * p.width,), "float32", scope="global")
+
+        def source(column: Expr, step: Expr) -> Expr:
+            return self.right[right.position(batch, step, first_column + column)]
+
+        transpose(panel, source, p.width, p.depth, self.core.lanes)
+        return lambda step, column: panel[step * p.width + column]
+
+    def _tile(self, batch: Sequence[Expr], first_column: Expr, row_tile: Expr, weight: Element) -> None:
         p = self.product
+        first_row = last_moved_back(row_tile, p.tile_rows, p.rows)
+        sums = Sums(p.tile_rows, p.tile_vectors, p.lanes)
+        self._add_products(sums, batch, first_row, weight)
         for vector in range(p.tile_vectors):
             for row in range(p.tile_rows):
-                with T.vectorized(p.vector_columns(vector) if p.columns < p.width else p.lanes) as lane:
-                    column = p.first_column(column_tile) + vector * p.lanes + lane
-                    index = [*batch, *self._row_index(first_row + row), column]
-                    self.epilogue.store(index, sums.get(row, vector, lane))
+                rows = unflatten(first_row + row, p.row_axes)
+                with T.vectorized(p.lanes) as lane:
+                    column = first_column + vector * p.lanes + lane
+                    self.kernel.epilogue.store([*batch, *rows, column], sums.get(row, vector, lane))
 
-    def _row_index(self, row: Expr) -> list[Expr]:
-        index: list[Expr] = []
-        for extent in reversed(self.product.row_axes[1:]):
-            index.insert(0, row % extent)
-            row = row // extent
-        return [row, *index]
+    def _add_products(self, sums: Sums, batch: Sequence[Expr], first_row: Expr, weight: Element) -> None:
+        """Sum over the whole depth: first as many steps as fill vectors, then the few that are left."""
+        p = self.product
+        whole = p.depth - p.depth % self.core.lanes
+        for first, steps in ((0, whole), (whole, p.depth - whole)):
+            if steps:
+                rows = {row: self._row(batch, first_row + row, first) for row in range(p.tile_rows)}
+                add_products(sums, rows, _from(weight, first), steps, self.core)
+
+    def _row(self, batch: Sequence[Expr], row: Expr, first: int) -> Callable[[Expr], Expr]:
+        return lambda step: self.left[self.product.left.position(batch, row, first + step)]
+
+
+def _from(weight: Element, first: int) -> Element:
+    return lambda step, column: weight(first + step, column)

@@ -19,7 +19,8 @@ from tvm.script.ir_builder import tirx as T
 from cospipe.backends.tvm.kernels.convolution import Window
 from cospipe.backends.tvm.kernels.expressions import Expr
 from cospipe.backends.tvm.kernels.loops import last_moved_back
-from cospipe.backends.tvm.tiling import Slide, tile_starts
+from cospipe.backends.tvm.tiling import tile_starts
+from cospipe.backends.tvm.window_tiling import Slide
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,8 @@ def input_rows(rows: Window, tile: int, first: Expr) -> list[Line]:
     return sorted(lines, key=lambda line: bool(line.conditions))
 
 
-def for_tiles_inside_and_at_edges(lines: list[Line], emit: Callable[[list[Line]], None]) -> None:
-    """Emit code twice, for tiles all of whose rows lie in the image, and for others, which need conditions."""
+def inside_and_at_edges(lines: list[Line], emit: Callable[[list[Line]], None]) -> None:
+    """Emit code twice where rows may leave the image: for tiles that lie inside, and with conditions for the others."""
     conditions = [condition for line in lines for condition in line.conditions]
     if not conditions:
         emit(lines)
@@ -94,6 +95,35 @@ def for_tiles_inside_and_at_edges(lines: list[Line], emit: Callable[[list[Line]]
             emit([Line(line.position, line.taps) for line in lines])
         with T.Else():
             emit(lines)
+
+
+def with_finished_rows(lines: list[Line], rows: int) -> Iterator[tuple[Line | None, list[int]]]:
+    """Yield the rows of inputs, each with the output rows of the tile that are finished once it is added.
+
+    The sooner an output is stored, the sooner its register is free. Outputs that no row reaches come at the end.
+    """
+    waiting = set(range(rows))
+    for number, line in enumerate(lines):
+        awaited = {output for later in lines[number + 1 :] for output, _ in later.taps}
+        finished = {output for output, _ in line.taps} & waiting - awaited
+        waiting -= finished
+        yield line, sorted(finished)
+    if waiting:
+        yield None, sorted(waiting)
+
+
+@contextmanager
+def each_kernel_row(rows: Window, output: Expr) -> Iterator[tuple[Expr, Expr]]:
+    """Loop over the rows of the kernel inside the image for one row of outputs; yield each and the input row it meets.
+
+    The first input row is written without a constant: AArch64 has no room for a large negative one in a load.
+    """
+    first, behind = rows.taps(output)
+    start = output * rows.stride - rows.padding
+    if rows.padding:
+        start = T.max(start, tirx.floormod(start, tirx.const(rows.dilation, "int32")))
+    with T.serial(behind - first) as number:
+        yield first + number, start + number * rows.dilation
 
 
 def input_columns(columns: Window, tile: int, first: Expr) -> list[Line]:
@@ -147,6 +177,11 @@ def each_column_tile(columns: Window, tile: int, emit: Callable[[Expr], None]) -
         number = behind
 
 
+def register(lanes: int) -> Any:
+    """Return a buffer that becomes a vector register: TVM keeps small ones of this scope on the stack, LLVM off it."""
+    return T.alloc_buffer((lanes,), "float32", scope="global")
+
+
 class Registers:
     """Vector registers that values are combined into, by key.
 
@@ -167,7 +202,7 @@ class Registers:
     def __init__(
         self, keys: Sequence[Any], lanes: int, combine: Callable[[Expr, Expr], Expr], neutral: float = 0.0
     ) -> None:
-        self._buffers = {key: T.alloc_buffer((lanes,), "float32", scope="global") for key in keys}
+        self._buffers = {key: register(lanes) for key in keys}
         self._lanes, self._combine, self._neutral = lanes, combine, neutral
         self._is_started: set[Any] = set()
 

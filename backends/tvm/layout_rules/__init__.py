@@ -3,7 +3,25 @@
 from __future__ import annotations
 
 from cospipe.backends.tvm.layout import Rule
-from cospipe.backends.tvm.layout_rules import convolution, elementwise
+from cospipe.backends.tvm.layout_rules import (
+    batch_norm,
+    channels,
+    convolution,
+    elementwise,
+    pooling,
+    sequences,
+    spatial,
+    transposed_convolution,
+)
 
-RULES: dict[str, Rule] = {**convolution.RULES, **elementwise.RULES}
+RULES: dict[str, Rule] = {
+    **batch_norm.RULES,
+    **channels.RULES,
+    **convolution.RULES,
+    **elementwise.RULES,
+    **pooling.RULES,
+    **sequences.RULES,
+    **spatial.RULES,
+    **transposed_convolution.RULES,
+}
 """The rule of each operation, by its name in Relax."""

@@ -20,9 +20,10 @@ def convolution(layout: LayoutRewriter, call: relax.Call) -> Value | None:
     """Rewrite a 2-D convolution."""
     data, weight = call.args
     attributes = call.attrs
-    if attributes.data_layout != "NCHW" or attributes.kernel_layout != "OIHW":
+    types = {str(tensor.ty.dtype) for tensor in (data, weight, call)}
+    if types != {"float32"} or attributes.data_layout != "NCHW" or attributes.kernel_layout != "OIHW":
         return None
-    if int(attributes.groups) == shape_of(weight)[0] == layout.value(data).shape[1]:
+    if int(attributes.groups) == shape_of(weight)[0] == layout.value(data).shape[1] > 1:
         return _depthwise(layout, call, data, weight)
     if size := _winograd_size(layout, call):
         return _winograd(layout, call, size)
@@ -119,7 +120,7 @@ def _direct(layout: LayoutRewriter, call: relax.Call, data: Expr, weight: Expr) 
     groups, lanes = int(call.attrs.groups), layout.core.lanes
     is_plain = image[1] < lanes and groups == 1 and not layout.value(data).is_blocked
     input_block, output_block = 1 if is_plain else layout.block(image[1]), layout.block(result[1])
-    merged = _merged_groups(groups, kernel[1], kernel[0] // groups, input_block, output_block)
+    merged = merged_groups(groups, kernel[1], kernel[0] // groups, input_block, output_block)
     inputs = ceil(kernel[1] * merged / input_block) * input_block
     outputs = ceil(kernel[0] // groups * merged / output_block) * output_block
     rows, columns = _windows(call, image, kernel[2:])
@@ -143,8 +144,8 @@ def _direct(layout: LayoutRewriter, call: relax.Call, data: Expr, weight: Expr) 
     return Value(result, blocked=output)
 
 
-def _merged_groups(groups: int, inputs: int, outputs: int, input_block: int, output_block: int) -> int:
-    """Groups of a convolution that must be computed as one so that each fills whole channel blocks."""
+def merged_groups(groups: int, inputs: int, outputs: int, input_block: int, output_block: int) -> int:
+    """Return how many groups must be computed as one so that each fills whole channel blocks."""
     for merged in range(1, groups):
         if groups % merged == 0 and merged * inputs % input_block == 0 and merged * outputs % output_block == 0:
             return merged

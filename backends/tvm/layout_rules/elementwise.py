@@ -1,4 +1,4 @@
-"""Elementwise operations and concatenation on channel blocks."""
+"""Elementwise operations on channel blocks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from math import prod
 from tvm import relax, topi
 
 from cospipe.backends.tvm.kernels.fused import INJECTIVE
-from cospipe.backends.tvm.layout import Expr, LayoutRewriter, Rule, Value, shape_of
+from cospipe.backends.tvm.layout import Expr, LayoutRewriter, Rule, Value, image_shape, shape_of
 
 _UNARY = ("relu", "silu", "gelu", "gelu_tanh", "leakyrelu", "selu", "prelu")
 _FINITE_AT_ZERO = tuple(f"relax.nn.{name}" for name in _UNARY[:-1]) + tuple(
@@ -36,13 +36,13 @@ def _keeps_finite(layout: LayoutRewriter, call: relax.Call, channels: int) -> bo
 def binary(layout: LayoutRewriter, call: relax.Call) -> Value | None:
     """Combine two images, or an image with a number or a vector of its channels."""
     values, shape = [layout.value(argument) for argument in call.args], shape_of(call)
-    if not any(value.is_blocked for value in values) or len(shape) != 4:
+    if not any(value.is_blocked for value in values) or len(shape) not in (3, 4):
         return _plain_binary(layout, call)
     if any(value.is_blocked and value.shape[1] != shape[1] for value in values):
         return None
     if not (_keeps_finite(layout, call, shape[1]) or _is_division_by_number(call, values)):
         return None
-    operands = [_operand(layout, argument, shape[1]) for argument in call.args]
+    operands = [_operand(layout, argument, shape) for argument in call.args]
     computed = [layout.value(argument) for argument in call.args if not layout.is_weight(argument)]
     if any(value.is_blocked and value.shape != shape for value in computed):
         return Value(shape, blocked=_spread(layout, call, operands))
@@ -70,35 +70,22 @@ def _is_division_by_number(call: relax.Call, values: list[Value]) -> bool:
     return call.op.name == "relax.divide" and not any(values[1].shape)
 
 
-def _operand(layout: LayoutRewriter, argument: Expr, channels: int) -> Expr:
+def _operand(layout: LayoutRewriter, argument: Expr, result: tuple[int, ...]) -> Expr:
     value = layout.value(argument)
     if value.is_blocked or value.shape.count(1) == len(value.shape):
         return value.blocked if value.is_blocked else _as_number(layout, value)
-    shape = (1,) * (4 - len(value.shape)) + value.shape
-    plain = value.plain if len(value.shape) == 4 else layout.emit_expression(relax.op.reshape(value.plain, shape))
-    if shape[1] == 1 and channels != 1:
+    shape = image_shape((1,) * (len(result) - len(value.shape)) + value.shape)
+    plain = value.plain if value.shape == shape else layout.emit_expression(relax.op.reshape(value.plain, shape))
+    if shape[1] == 1 and result[1] != 1:
         return layout.emit_expression(relax.op.reshape(plain, (*shape, 1)))
-    return layout.blocked(argument) if len(value.shape) == 4 else layout.blocked(plain)
+    return layout.blocked(argument) if len(value.shape) == len(result) else layout.blocked(plain)
 
 
 def _as_number(layout: LayoutRewriter, value: Value) -> Expr:
     return layout.emit_expression(relax.op.reshape(value.plain, ())) if value.shape else value.plain
 
 
-def concat(layout: LayoutRewriter, call: relax.Call) -> Value | None:
-    """Join images along their channels where each fills whole blocks of the same size."""
-    fields, shape = list(call.args[0].fields), shape_of(call)
-    values = [layout.value(field) for field in fields]
-    if len(shape) != 4 or call.attrs.axis not in (1, -3) or not any(value.is_blocked for value in values):
-        return None
-    block = layout.block(shape[1])
-    if any(value.shape[1] % block or layout.block(value.shape[1]) != block for value in values):
-        return None
-    return layout.emit_blocked(relax.op.concat([layout.blocked(field) for field in fields], axis=1), shape)
-
-
 RULES: dict[str, Rule] = {
-    "relax.concat": concat,
     **dict.fromkeys((*_FINITE_AT_ZERO, *_ANY_UNARY), unary),
     **dict.fromkeys((*_BINARY, *_ANY_BINARY), binary),
 }

@@ -12,6 +12,7 @@ from cospipe.backends.runtime.weights import write_tensors
 from cospipe.backends.tvm.importer import check_supported
 from cospipe.backends.tvm.lower import lower_stage
 from cospipe.backends.tvm.target import core_target
+from cospipe.backends.tvm.tiling import Core
 from cospipe.ir.capture import capture
 from cospipe.ir.manifest import StageFiles, TensorSpec
 from cospipe.ir.soc import load_soc
@@ -99,3 +100,22 @@ def compare_all(cases, unit, folder):
     model = SideBySide(modules, [len(own) for own in inputs])
     errors = iter(compile_and_compare(model, tuple(chain(*inputs)), unit, folder))
     return {name: max(next(errors) for _ in tensors) for name, tensors in zip(cases, results, strict=True)}
+
+
+WIDTHS = {
+    "neon": Core("aarch64", 16, 32),
+    "avx2": Core("x86_64", 32, 16, fma_per_cycle=2),
+    "avx512": Core("x86_64", 64, 32, cores=2),
+}
+"""Kinds of cores; a stage made for any of them runs on this machine, whose compiler splits or joins the vectors."""
+
+
+def compile_and_compare_all_widths(cases, folder):
+    """Return the largest error of each case on each kind of core, as ``{"name on neon": error}``."""
+    errors = {}
+    for width, core in WIDTHS.items():
+        own = folder / width
+        own.mkdir()
+        compared = compare_all(cases, core, own)
+        errors.update({f"{name} on {width}": error for name, error in compared.items()})
+    return errors

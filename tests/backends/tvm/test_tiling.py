@@ -4,7 +4,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cospipe.backends.tvm.tiling import Core, largest_divisor, output_tile, product_tile
+from cospipe.backends.tvm.target import kernel_core
+from cospipe.backends.tvm.tiling import (
+    ConvolutionShape,
+    Core,
+    channel_block,
+    direct_cycles,
+    largest_divisor,
+    output_tile,
+    register_tile,
+    runs_channels_outside,
+    tile_cycles,
+    tile_starts,
+    winograd_cycles,
+    winograd_panel,
+)
 from cospipe.ir.soc import load_soc, soc_names
 
 UNITS = st.sampled_from(
@@ -26,14 +40,6 @@ def test_output_tiles(channels, rows, columns, shares_input, unit):
     assert tile.channels * tile.rows * tile.columns * 4 <= STACK_BYTES
     assert tile.columns <= 4 * unit.lanes
     assert shares_input or tile.channels == 1
-
-
-@given(rows=SIZES, outputs=SIZES, unit=UNITS)
-def test_product_tiles(rows, outputs, unit):
-    tile = product_tile(rows, outputs, unit)
-    assert (rows % tile.rows, outputs % tile.columns, tile.channels) == (0, 0, 1)
-    assert tile.rows * tile.columns <= unit.registers // 2
-    assert tile.rows * tile.columns * unit.simd_bytes <= STACK_BYTES
 
 
 @given(number=SIZES, limit=SIZES)
@@ -65,11 +71,84 @@ def test_a_core_with_hardly_a_vector_unit_gets_small_tiles(simd_bytes, count):
     unit = Core("aarch64", simd_bytes, count)
     assert unit.lanes == 1
     assert output_tile(12, 12, 12, True, unit).channels >= 1
-    assert product_tile(12, 12, unit).rows >= 1
+    assert register_tile(12, 12, unit).pixels >= 1
 
 
 @pytest.mark.parametrize("name", soc_names())
-def test_every_described_core_has_tiles(name):
-    for cluster in load_soc(name).clusters:
-        unit = Core(soc.architecture, cluster.simd_bytes, cluster.simd_registers)
-        assert registers(output_tile(32, 28, 28, True, unit), unit) <= unit.registers
+def test_every_described_core_has_tiles_that_keep_it_busy(name):
+    soc = load_soc(name)
+    for cluster in soc.clusters:
+        core = kernel_core(cluster, 1, soc.architecture)
+        tile = register_tile(56, 16, core)
+        assert tile.pixels * tile.vectors >= 4 * core.fma_per_cycle  # sums enough to wait for no multiply-add
+        assert tile.pixels * tile.vectors + tile.vectors < core.registers
+
+
+@given(pixels=SIZES, vectors=st.integers(1, 64), unit=UNITS)
+def test_register_tiles_fit_and_no_other_is_cheaper(pixels, vectors, unit):
+    tile = register_tile(pixels, vectors, unit)
+    assert tile.pixels <= pixels
+    assert tile.vectors <= vectors
+    data = tile.pixels if unit.multiplies_by_lane else 0
+    assert tile.pixels * tile.vectors + tile.vectors + data < unit.registers
+    others = [type(tile)(max(1, tile.pixels - 1), tile.vectors), type(tile)(tile.pixels, max(1, tile.vectors - 1))]
+    assert all(
+        tile_cycles(pixels, vectors, tile, unit) <= tile_cycles(pixels, vectors, other, unit) + 1e-3 for other in others
+    )
+
+
+@pytest.mark.parametrize(
+    ("unit", "pixels", "vectors", "expected"),
+    [
+        (Core("x86_64", 64, 32), 56, 4, (14, 2)),  # AVX-512: 28 sums, 2 weights, pixels from memory
+        (Core("aarch64", 16, 32), 49, 3, (7, 3)),  # NEON: 21 sums, 7 pixels, 3 weights, 1 to spare
+        (Core("aarch64", 16, 32), 16, 2, (8, 2)),
+    ],
+)
+def test_the_tiles_of_the_documentation(unit, pixels, vectors, expected):
+    tile = register_tile(pixels, vectors, unit)
+    assert (tile.pixels, tile.vectors) == expected
+
+
+@given(extent=SIZES, size=st.integers(1, 32))
+def test_tiles_cover_everything_and_stay_inside(extent, size):
+    if size > extent:
+        return
+    starts = tile_starts(extent, size)
+    assert {start + offset for start in starts for offset in range(size)} == set(range(extent))
+    assert len(starts) == -(-extent // size)
+
+
+@given(channels=SIZES, lanes=st.sampled_from([1, 4, 8, 16]))
+def test_channel_blocks_use_the_fewest_vectors(channels, lanes):
+    block = channel_block(channels, lanes)
+    assert block <= lanes
+    assert -(-channels // block) == -(-channels // lanes)
+    assert channels % lanes or block == lanes
+
+
+def shape(channels, size, lanes=4):
+    return ConvolutionShape(channels, channels // lanes, size, size, 9, lanes)
+
+
+def test_winograd_wins_on_large_images_and_reads_more_weights():
+    core = Core("aarch64", 16, 32, l2_bytes=2**19, memory_bytes_per_cycle=2)
+    assert winograd_cycles(shape(64, 56), 4, core) < direct_cycles(shape(64, 56), core)
+    starved = Core("aarch64", 16, 32, l2_bytes=2**19, memory_bytes_per_cycle=0.1)
+    assert winograd_cycles(shape(512, 7), 4, starved) > direct_cycles(shape(512, 7), starved)
+
+
+@given(channels=st.sampled_from([16, 64, 256, 512]), size=st.integers(6, 112), tile=st.sampled_from([2, 4, 6]))
+def test_panels_are_even_and_fit_where_one_register_tile_does(channels, size, tile):
+    core = Core("aarch64", 16, 32)
+    tiles = (-(-size // tile)) ** 2
+    panel = winograd_panel(shape(channels, size), tile, core)
+    assert 1 <= panel <= tiles
+    fewest = register_tile(tiles, channels // 4, core).pixels
+    assert panel <= fewest or panel * (tile + 2) ** 2 * channels * 4 <= core.l2_bytes // 2
+
+
+def test_what_does_not_fit_is_read_as_seldom_as_possible():
+    core = Core("x86_64", 64, 32, l2_bytes=2**20)
+    assert runs_channels_outside(2**16, 2**22, 16, 7, core)  # a small image, much weight: each weight once
+    assert not runs_channels_outside(2**24, 2**12, 4, 224, core)  # a large image: each row once

@@ -1,0 +1,145 @@
+"""How well each kernel of compiled networks uses the cores of this machine.
+
+Every network is compiled as one stage, for one core and for several, and every kernel in it is timed where it runs:
+behind the kernel that computes its input, with weights that other layers have driven out of the small caches
+(``kernel_timing.py``). Fields of a row, one for each kernel, network and number of threads:
+
+* ``kind``: what sort of kernel it is, and ``layer_kind``: the same in the words of the latency model
+  (``kernel_kinds.py``);
+* ``macs``: multiply-accumulates; Winograd's kernels count those of the direct convolution and so may exceed the peak;
+* ``input_bytes``, ``weight_bytes``, ``output_bytes``: sizes of what it reads from other kernels, what it reads from
+  weights, and what it writes;
+* ``time_us``: shortest time of all runs, and ``one_thread_us``: the same on one core;
+* ``gflops``: 2 operations a multiply-accumulate, in 1e9 a second, and ``peak_share``: the same divided by what these
+  cores reach in registers (``core_limits.py``, in the summary);
+* ``gb_per_s``: all bytes, each tensor once, divided by the time;
+* ``efficiency``: time on one core / (threads x time on that many).
+
+The table has one line for each kind: times, operations and bytes are summed; ``peak_share`` and ``efficiency`` are
+medians over its kernels, weighted by time. On a busy machine only one-core figures are worth anything.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from command_line import repeat_option_names
+from core_limits import CoreLimits, measure_limits
+from efficiency_summary import kernel_rows, kind_rows, limit_values
+from environment import JsonFile, Value, print_rows, write_rows
+from kernel_timing import KernelCall, time_kernels
+from latency_fit import fit, measured_host, table_text
+from models import FIVE, Network, load_network, model_specs
+from rich.console import Console
+from rich.progress import Progress
+
+from cospipe.ir.errors import CospipeError, UsageError
+from cospipe.ir.latency import GENERIC_EFFICIENCY
+from cospipe.ir.soc import Soc, load_soc
+
+NETWORKS = (*FIVE, "vit_b_16")
+_LISTS = ("--networks", "--threads")
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
+def main(
+    json: JsonFile = "",
+    networks: Annotated[
+        list[str] | None, typer.Option(help="torchvision names, package.module:factory, five, unseen; any number")
+    ] = None,
+    threads: Annotated[list[int] | None, typer.Option(min=1, help="numbers of cores, one thread each")] = None,
+    runs: Annotated[int, typer.Option(min=1, help="timed runs of each network; the shortest time counts")] = 15,
+    kernels: Annotated[bool, typer.Option("--kernels", help="also print every kernel")] = False,
+    fits: Annotated[bool, typer.Option("--fit", help="also fit the efficiencies of ir/latency.py")] = False,
+) -> None:
+    """Time the kernels of networks on this machine.
+
+    Example: python benchmarks/kernel_efficiency.py --networks resnet50 mobilenet_v2 --threads 1 2 --json kernels.json
+    """
+    host = load_soc("host")
+    try:
+        specs = model_specs(networks or NETWORKS)
+        counts = checked_threads(threads or [1, 2], host, needs_one=fits)
+        limits = [measure_limits(host.clusters[0], host.architecture, count) for count in counts]
+        rows = _measure_all(specs, host, limits, runs)
+    except CospipeError as error:
+        raise typer.BadParameter(str(error)) from error
+    if json:
+        write_rows(rows, json, packages=("torchvision",), summary=_summary(limits, rows))
+    if json != "-":
+        _show(rows, limits, kernels)
+    if fits:
+        _show_fit([row for row in rows if row["threads"] == 1], measured_host(host, limits[0]))
+
+
+def checked_threads(counts: Sequence[int], host: Soc, needs_one: bool) -> list[int]:
+    """Return numbers of threads, each once and rising.
+
+    Raises
+    ------
+    UsageError
+        When there are not enough equal cores, or one thread must be measured and is not.
+    """
+    cores = host.clusters[0].cores
+    if max(counts) > cores:
+        raise UsageError(f"{max(counts)} threads want {max(counts)} equal cores; of the fastest here are {cores}.")
+    if needs_one and 1 not in counts:
+        raise UsageError("The latency model is fitted to one thread: add 1 to --threads.")
+    return sorted(set(counts))
+
+
+def _measure_all(specs: Sequence[str], host: Soc, limits: Sequence[CoreLimits], runs: int) -> list[dict[str, Value]]:
+    rows: list[dict[str, Value]] = []
+    with Progress(console=Console(stderr=True), transient=True, auto_refresh=False) as progress:
+        task = progress.add_task("", total=len(specs) * len(limits))
+        for spec in specs:
+            network, alone = load_network(spec, (), keep_weights=False), list[KernelCall]()
+            for limit in limits:
+                progress.update(task, description=f"{spec} on {limit.threads}", refresh=True)
+                calls = _timed(network, host, limit.threads, runs)
+                rows += kernel_rows(spec.rpartition(":")[2], calls, limit, alone)
+                alone = calls if limit.threads == 1 else alone
+                progress.update(task, advance=1, refresh=True)
+    return rows
+
+
+def _timed(network: Network, host: Soc, threads: int, runs: int) -> list[KernelCall]:
+    with tempfile.TemporaryDirectory(prefix="kernel_efficiency-") as folder:
+        return time_kernels(network, host.clusters[0], host.architecture, threads, runs, Path(folder))
+
+
+def _summary(limits: Sequence[CoreLimits], rows: Sequence[dict[str, Value]]) -> dict[str, Value]:
+    measured = {key: value for limit in limits for key, value in limit_values(limit).items()}
+    efficiencies = {
+        f"threads_{row['threads']}_efficiency_of_{row['kind']}": row["efficiency"]
+        for row in kind_rows(rows)
+        if row["efficiency"] is not None
+    }
+    return {**measured, **efficiencies}
+
+
+def _show(rows: Sequence[dict[str, Value]], limits: Sequence[CoreLimits], kernels: bool) -> None:
+    if kernels:
+        hidden = ("layer_kind", "input_bytes", "weight_bytes", "output_bytes", "one_thread_us")
+        print_rows("Kernels", [{key: row[key] for key in row if key not in hidden} for row in rows])
+    print_rows("Kinds of kernels", kind_rows(rows))
+    for limit in limits:
+        rates = ", ".join(f"{rate:g} GB/s from {level}" for level, rate in limit.gb_per_s.items())
+        typer.echo(f"{limit.threads} thread(s) reach {limit.gflops:g} GFLOP/s in registers and read {rates}.")
+
+
+def _show_fit(rows: Sequence[dict[str, Value]], host: Soc) -> None:
+    fitted = fit(rows, host, GENERIC_EFFICIENCY)
+    print_rows("Shares of the peak for the latency model", fitted)
+    typer.echo(table_text(fitted))
+
+
+if __name__ == "__main__":
+    app(args=repeat_option_names(sys.argv[1:], _LISTS))

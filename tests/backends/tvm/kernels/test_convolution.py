@@ -1,0 +1,62 @@
+"""Direct convolutions of random shapes against eager PyTorch, on every width of vector registers."""
+
+import pytest
+import torch
+from compiling import compile_and_compare_all_widths
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from cospipe.backends.tvm.kernels.convolution import Window
+from cospipe.backends.tvm.layout_rules import convolution
+
+TOLERANCE = 1e-5
+"""Of the output's scale; FP32 sums of up to some thousand products in another order."""
+
+
+@st.composite
+def convolutions(draw):
+    """A dense or grouped convolution, and an image it fits on."""
+    groups = draw(st.sampled_from([1, 1, 1, 2, 3, 4]))
+    inputs, outputs = groups * draw(st.integers(1, 20)), groups * draw(st.integers(1, 40))
+    kernel = draw(st.tuples(st.integers(1, 5), st.integers(1, 5)))
+    stride = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
+    dilation = draw(st.tuples(st.integers(1, 2), st.integers(1, 3)))
+    padding = draw(st.tuples(st.integers(0, 4), st.integers(0, 4)))
+    reach = [(size - 1) * step + 1 for size, step in zip(kernel, dilation, strict=True)]
+    rows, columns = (
+        max(1, span - 2 * pad) + draw(st.integers(0, 24)) for span, pad in zip(reach, padding, strict=True)
+    )
+    module = nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, groups, bias=draw(st.booleans()))
+    tail = draw(st.sampled_from([nn.Identity, nn.ReLU, nn.ReLU6, nn.SiLU, nn.Hardswish]))
+    return nn.Sequential(module, tail()), torch.randn(draw(st.integers(1, 2)), inputs, rows, columns)
+
+
+@pytest.mark.slow
+@settings(max_examples=1, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+@given(cases=st.lists(convolutions(), min_size=8, max_size=8))
+def test_random_convolutions(tmp_path_factory, monkeypatch, cases):
+    monkeypatch.setattr(convolution, "_winograd_size", lambda *_: None)
+    named = {f"{number} {model} {tuple(image.shape)}": (model, (image,)) for number, (model, image) in enumerate(cases)}
+    errors = compile_and_compare_all_widths(named, tmp_path_factory.mktemp("convolutions"))
+    assert {name: error for name, error in errors.items() if not error <= TOLERANCE} == {}
+
+
+@given(st.integers(1, 40), st.integers(1, 7), st.integers(1, 4), st.integers(0, 6), st.integers(1, 3), st.data())
+def test_a_window_knows_its_taps_inside_the_image(size, kernel, stride, padding, dilation, data):
+    output = (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+    if output < 1:
+        return
+    window = Window(size, output, kernel, stride, padding, dilation)
+    position = data.draw(st.integers(0, output - 1))
+    inside = [tap for tap in range(kernel) if window.is_inside(position, tap)]
+    first, behind = (int(bound) for bound in window.taps(position))
+    assert list(range(first, behind)) == inside
+    assert window.leaves_image or len(inside) == kernel
+
+
+@given(st.sampled_from([1, 2, 4, 6, 8, 32]), st.integers(1, 8), st.integers(1, 8), st.sampled_from([1, 4, 8, 16]))
+def test_merged_groups_fill_blocks(groups, inputs, outputs, block):
+    merged = convolution.merged_groups(groups, inputs, outputs, block, block)
+    assert groups % merged == 0
+    assert merged == groups or (merged * inputs % block == 0 and merged * outputs % block == 0)

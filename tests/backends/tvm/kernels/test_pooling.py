@@ -1,0 +1,84 @@
+"""Pooling of random shapes against eager PyTorch, on every width of vector registers."""
+
+import pytest
+import torch
+from compiling import compile_and_compare_all_widths
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+TOLERANCE = 1e-5
+"""Of the output's scale; FP32 sums of some hundred numbers in another order."""
+
+
+class Pooled(nn.Module):
+    """A convolution, so that the image is in channel blocks, and a pooling of it."""
+
+    def __init__(self, channels, pooling):
+        super().__init__()
+        self.convolution, self.pooling = nn.Conv2d(3, channels, 1), pooling
+
+    def forward(self, image):
+        return self.pooling(self.convolution(image))
+
+
+@st.composite
+def poolings(draw):
+    """A pooling of odd sizes, strides and paddings, and an image it fits on."""
+    kernel = draw(st.tuples(st.integers(1, 6), st.integers(1, 6)))
+    stride = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
+    padding = tuple(draw(st.integers(0, size // 2)) for size in kernel)
+    ceil_mode = draw(st.booleans())
+    rows, columns = (size + draw(st.integers(0, 30)) for size in kernel)
+    if draw(st.booleans()):
+        dilation = draw(st.tuples(st.integers(1, 2), st.integers(1, 3)))
+        rows, columns = rows * dilation[0], columns * dilation[1]
+        pooling = nn.MaxPool2d(kernel, stride, padding, dilation, ceil_mode=ceil_mode)
+    else:
+        pooling = nn.AvgPool2d(kernel, stride, padding, ceil_mode, draw(st.booleans()))
+    return Pooled(draw(st.integers(1, 40)), pooling), torch.randn(draw(st.integers(1, 2)), 3, rows, columns)
+
+
+def image(channels, rows, columns, batch=1):
+    return (torch.randn(batch, channels, rows, columns),)
+
+
+USUAL = {
+    "maximum, 3x3 stride 2": (Pooled(32, nn.MaxPool2d(3, 2, 1)), image(3, 57, 56)),
+    "maximum, 3x3 stride 2, ceil": (Pooled(20, nn.MaxPool2d(3, 2, ceil_mode=True)), image(3, 54, 55)),
+    "maximum, 3x3 stride 1": (Pooled(24, nn.MaxPool2d(3, 1, 1)), image(3, 28, 28)),
+    "maximum of negative numbers": (lambda x: nn.functional.max_pool2d(-5 - x.abs(), 3, 2, 1), image(16, 14, 14)),
+    "maximum, 13x13": (Pooled(8, nn.MaxPool2d(13, 1, 6)), image(3, 20, 20)),
+    "average, 2x2": (Pooled(24, nn.AvgPool2d(2)), image(3, 28, 28)),
+    "average, 3x3": (Pooled(24, nn.AvgPool2d(3, 1, 1, count_include_pad=False)), image(3, 17, 17)),
+    "average over 3": (Pooled(8, nn.AvgPool2d(3, 2, 1, divisor_override=3)), image(3, 17, 17)),
+    "global average": (Pooled(33, nn.AdaptiveAvgPool2d(1)), image(3, 7, 7, batch=2)),
+    "global average of large images": (Pooled(17, nn.AdaptiveAvgPool2d(1)), image(3, 56, 41)),
+    "global average of a row": (Pooled(17, nn.AdaptiveAvgPool2d(1)), image(3, 1, 31)),
+    "mean": (lambda x: nn.functional.relu(nn.functional.max_pool2d(x, 2)).mean((2, 3)), image(37, 14, 14, batch=2)),
+    "mean, dimensions kept": (
+        Pooled(20, nn.Sequential(nn.AdaptiveAvgPool2d((1, 1)), nn.Conv2d(20, 8, 1))),
+        image(3, 9, 9),
+    ),
+    "mean of one axis": (lambda x: nn.functional.max_pool2d(x, 2).mean(2), image(16, 14, 14)),
+    "adaptive average": (Pooled(19, nn.AdaptiveAvgPool2d((7, 3))), image(3, 14, 12)),
+    "adaptive average, not divisible": (Pooled(19, nn.AdaptiveAvgPool2d((5, 3))), image(3, 14, 13)),
+    "adaptive average of the same size": (Pooled(19, nn.AdaptiveAvgPool2d(6)), image(3, 6, 6)),
+    "double precision": (lambda x: nn.functional.max_pool2d(x.double(), 3).mean((2, 3)), image(16, 14, 14)),
+    "an image alone": (nn.AvgPool2d(3, 2, 1), image(40, 15, 15)),
+    "an image of few channels": (nn.MaxPool2d(3, 2, 1), image(3, 15, 15)),
+}
+
+
+def test_usual_layers(tmp_path):
+    errors = compile_and_compare_all_widths(USUAL, tmp_path)
+    assert {name: error for name, error in errors.items() if not error <= TOLERANCE} == {}
+
+
+@pytest.mark.slow
+@settings(max_examples=1, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+@given(cases=st.lists(poolings(), min_size=12, max_size=12))
+def test_random_poolings(tmp_path_factory, cases):
+    named = {f"{number} {model} {tuple(image.shape)}": (model, (image,)) for number, (model, image) in enumerate(cases)}
+    errors = compile_and_compare_all_widths(named, tmp_path_factory.mktemp("pooling"))
+    assert {name: error for name, error in errors.items() if not error <= TOLERANCE} == {}
