@@ -7,20 +7,18 @@ many short runs counts; on a busy machine even that may be less than the cores c
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import tvm
+from pinned_thread import run_on_cores
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from cospipe.backends.runtime.tvm_runtime import configure_thread_pool
 from cospipe.backends.tvm.target import core_target, kernel_core
 from cospipe.backends.tvm.tiling import FP32_BYTES, Core
 from cospipe.ir.soc import Cluster
@@ -29,7 +27,7 @@ _MULTIPLY_ADD_TURNS = 200_000
 _READ_BYTES_A_RUN = 32 << 20
 _MEMORY_ARRAY_BYTES = 128 << 20
 _STREAMS = 8
-_RUNS = 25
+_FEWEST_RUNS, _SECONDS = 20, 0.3
 
 
 @dataclass(frozen=True)
@@ -52,14 +50,11 @@ class CoreLimits:
 
 
 def measure_limits(cluster: Cluster, architecture: str, threads: int) -> CoreLimits:
-    """Measure some cores of a cluster of this machine, in a thread with a pool of its own."""
-    cpu_ids = cluster.cpu_ids[:threads]
-    with ThreadPoolExecutor(1, initializer=lambda: os.sched_setaffinity(0, cpu_ids)) as thread:
-        return thread.submit(_measure, cluster, architecture, threads).result()
+    """Measure some cores of a cluster of this machine."""
+    return run_on_cores(cluster.cpu_ids[:threads], lambda: _measure(cluster, architecture, threads))
 
 
 def _measure(cluster: Cluster, architecture: str, threads: int) -> CoreLimits:
-    configure_thread_pool(cluster.cpu_ids[:threads], threads)
     core, target = kernel_core(cluster, threads, architecture), core_target(cluster, threads, architecture)
     rates = {level: _read_rate(size, core, target) for level, size in array_bytes(cluster).items()}
     return CoreLimits(threads, round(_peak_gflops(core, target), 1), {k: round(rate, 1) for k, rate in rates.items()})
@@ -160,9 +155,10 @@ def _function(
 
 def _best_seconds(run: Callable[[], object]) -> float:
     run()
-    best = float("inf")
-    for _ in range(_RUNS):
+    times: list[float] = []
+    end = time.perf_counter() + _SECONDS
+    while len(times) < _FEWEST_RUNS or time.perf_counter() < end:
         started = time.perf_counter()
         run()
-        best = min(best, time.perf_counter() - started)
-    return best
+        times.append(time.perf_counter() - started)
+    return min(times)

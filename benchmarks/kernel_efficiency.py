@@ -32,7 +32,7 @@ from command_line import repeat_option_names
 from core_limits import CoreLimits, measure_limits
 from efficiency_summary import kernel_rows, kind_rows, limit_values
 from environment import JsonFile, Value, print_rows, write_rows
-from kernel_timing import KernelCall, time_kernels
+from kernel_timing import Duration, KernelCall, time_kernels
 from latency_fit import fit, measured_host, table_text
 from models import FIVE, Network, load_network, model_specs
 from rich.console import Console
@@ -55,7 +55,8 @@ def main(
         list[str] | None, typer.Option(help="torchvision names, package.module:factory, five, unseen; any number")
     ] = None,
     threads: Annotated[list[int] | None, typer.Option(min=1, help="numbers of cores, one thread each")] = None,
-    runs: Annotated[int, typer.Option(min=1, help="timed runs of each network; the shortest time counts")] = 15,
+    runs: Annotated[int, typer.Option(min=1, help="fewest timed runs; the shortest time of a kernel counts")] = 15,
+    seconds: Annotated[float, typer.Option(min=0, help="shortest time to go on with each network")] = 3.0,
     kernels: Annotated[bool, typer.Option("--kernels", help="also print every kernel")] = False,
     fits: Annotated[bool, typer.Option("--fit", help="also fit the efficiencies of ir/latency.py")] = False,
 ) -> None:
@@ -68,7 +69,7 @@ def main(
         specs = model_specs(networks or NETWORKS)
         counts = checked_threads(threads or [1, 2], host, needs_one=fits)
         limits = [measure_limits(host.clusters[0], host.architecture, count) for count in counts]
-        rows = _measure_all(specs, host, limits, runs)
+        rows = _measure_all(specs, host, limits, Duration(runs, seconds))
     except CospipeError as error:
         raise typer.BadParameter(str(error)) from error
     if json:
@@ -95,7 +96,9 @@ def checked_threads(counts: Sequence[int], host: Soc, needs_one: bool) -> list[i
     return sorted(set(counts))
 
 
-def _measure_all(specs: Sequence[str], host: Soc, limits: Sequence[CoreLimits], runs: int) -> list[dict[str, Value]]:
+def _measure_all(
+    specs: Sequence[str], host: Soc, limits: Sequence[CoreLimits], duration: Duration
+) -> list[dict[str, Value]]:
     rows: list[dict[str, Value]] = []
     with Progress(console=Console(stderr=True), transient=True, auto_refresh=False) as progress:
         task = progress.add_task("", total=len(specs) * len(limits))
@@ -103,16 +106,16 @@ def _measure_all(specs: Sequence[str], host: Soc, limits: Sequence[CoreLimits], 
             network, alone = load_network(spec, (), keep_weights=False), list[KernelCall]()
             for limit in limits:
                 progress.update(task, description=f"{spec} on {limit.threads}", refresh=True)
-                calls = _timed(network, host, limit.threads, runs)
+                calls = _timed(network, host, limit.threads, duration)
                 rows += kernel_rows(spec.rpartition(":")[2], calls, limit, alone)
                 alone = calls if limit.threads == 1 else alone
                 progress.update(task, advance=1, refresh=True)
     return rows
 
 
-def _timed(network: Network, host: Soc, threads: int, runs: int) -> list[KernelCall]:
+def _timed(network: Network, host: Soc, threads: int, duration: Duration) -> list[KernelCall]:
     with tempfile.TemporaryDirectory(prefix="kernel_efficiency-") as folder:
-        return time_kernels(network, host.clusters[0], host.architecture, threads, runs, Path(folder))
+        return time_kernels(network, host.clusters[0], host.architecture, threads, duration, Path(folder))
 
 
 def _summary(limits: Sequence[CoreLimits], rows: Sequence[dict[str, Value]]) -> dict[str, Value]:

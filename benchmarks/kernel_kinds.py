@@ -13,11 +13,14 @@ from typing import Any, NamedTuple
 
 from cospipe.backends.tvm.kernel_descriptions import GENERIC_ELEMENTWISE, GENERIC_REDUCTION, KernelDescription
 from cospipe.backends.tvm.kernels import (
+    channel_gather,
     convolution,
     depthwise,
     dot_products,
+    layer_norm,
     matrix_product,
     pooling,
+    softmax,
     transposed_convolution,
     winograd,
 )
@@ -87,8 +90,11 @@ _DECLARED: dict[str, Callable[[Mapping[str, Any]], Work]] = {
     depthwise.NAME: _depthwise,
     transposed_convolution.NAME: _transposed_convolution,
     pooling.NAME: _without_products("pooling", LayerKind.POOLING),
+    softmax.NAME: _without_products("softmax", LayerKind.SOFTMAX),
+    layer_norm.NAME: _without_products("layer norm", LayerKind.NORMALISATION),
+    channel_gather.NAME: _without_products("channel copies", LayerKind.CONCAT),
     dot_products.NAME: _dot_products,
     matrix_product.NAME: _matrix_product,
     GENERIC_ELEMENTWISE: _without_products("elementwise, copies", LayerKind.ELEMENTWISE),
-    GENERIC_REDUCTION: _without_products("generic", LayerKind.OTHER),
+    GENERIC_REDUCTION: _without_products("generic reduction", LayerKind.OTHER),
 }

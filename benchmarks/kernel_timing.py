@@ -7,10 +7,8 @@ instrument takes about a microsecond itself, which the shortest kernels' times c
 from __future__ import annotations
 
 import gc
-import os
 import time
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -20,11 +18,11 @@ import numpy as np
 import torch
 import tvm
 from models import Network
+from pinned_thread import run_on_cores
 from torch.utils._pytree import tree_leaves
 from tvm import relax
 
 from cospipe.backends.runtime.compare import relative_error
-from cospipe.backends.runtime.tvm_runtime import configure_thread_pool
 from cospipe.backends.tvm.kernel_descriptions import KernelDescription
 from cospipe.backends.tvm.lower import LoweredStage, lower_stage
 from cospipe.backends.tvm.target import core_target, kernel_core
@@ -36,6 +34,14 @@ from cospipe.passes.fold_batch_norm import FoldBatchNorm
 WARM_UP_RUNS = 3
 LARGEST_ERROR = 1e-3
 """A network that computes something else than eager PyTorch is not timed."""
+
+
+@dataclass(frozen=True)
+class Duration:
+    """At least so many timed runs, and at least so many seconds of them."""
+
+    runs: int
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -98,7 +104,7 @@ def _size(tensors: list[Any]) -> int:
 
 
 def time_kernels(
-    network: Network, cluster: Cluster, architecture: str, threads: int, runs: int, folder: Path
+    network: Network, cluster: Cluster, architecture: str, threads: int, duration: Duration, folder: Path
 ) -> list[KernelCall]:
     """Compile a network for some cores of this machine and time its kernels.
 
@@ -112,8 +118,8 @@ def time_kernels(
         Of this machine.
     threads : int
         How many of the cores.
-    runs : int
-        Timed runs, after ``WARM_UP_RUNS``.
+    duration : Duration
+        How long to go on.
     folder : Path
         Where the library is written.
 
@@ -133,18 +139,11 @@ def time_kernels(
     target, core = core_target(cluster, threads, architecture), kernel_core(cluster, threads, architecture)
     lowered = lower_stage(graph_module, network.inputs, target, core, library)
     stored = dict(graph_module.named_parameters(remove_duplicate=False))
-    cpu_ids = cluster.cpu_ids[:threads]
-
-    def measure() -> list[KernelCall]:
-        configure_thread_pool(cpu_ids, threads)
-        return _measure(network, library, lowered, stored, runs)
-
-    with ThreadPoolExecutor(1, initializer=lambda: os.sched_setaffinity(0, cpu_ids)) as thread:
-        return thread.submit(measure).result()
+    return run_on_cores(cluster.cpu_ids[:threads], lambda: _measure(network, library, lowered, stored, duration))
 
 
 def _measure(
-    network: Network, library: Path, lowered: LoweredStage, stored: Mapping[str, torch.Tensor], runs: int
+    network: Network, library: Path, lowered: LoweredStage, stored: Mapping[str, torch.Tensor], duration: Duration
 ) -> list[KernelCall]:
     machine = relax.VirtualMachine(tvm.runtime.load_module(str(library)), tvm.cpu())
     weights = _prepared_weights(machine, lowered, stored)
@@ -155,7 +154,7 @@ def _measure(
     instrument.notes_calls = True
     machine["main"](*arguments)
     instrument.notes_calls = False
-    times = _shortest_times(lambda: machine["main"](*arguments), instrument, runs)
+    times = _shortest_times(lambda: machine["main"](*arguments), instrument, duration)
     return [KernelCall(*call, time_us=us) for call, us in zip(instrument.calls, times, strict=True)]
 
 
@@ -179,15 +178,16 @@ def _check(network: Network, results: Any) -> None:
         raise LoweringError(f"It computes something else than eager PyTorch: the relative error is {max(errors):.1e}.")
 
 
-def _shortest_times(run: Any, instrument: _Instrument, runs: int) -> list[float]:
+def _shortest_times(run: Callable[[], object], instrument: _Instrument, duration: Duration) -> list[float]:
     """Return the shortest time of each call, in us."""
     for _ in range(WARM_UP_RUNS):
         run()
-    rows = []
+    rows: list[list[int]] = []
+    end = time.perf_counter() + duration.seconds
     gc.collect()
     gc.disable()
     try:
-        for _ in range(runs):
+        while len(rows) < duration.runs or time.perf_counter() < end:
             instrument.times_ns.clear()
             run()
             rows.append(list(instrument.times_ns))

@@ -1,7 +1,7 @@
 """What Winograd's method costs in digits: networks full of 3x3 convolutions, compiled with it and without.
 
-Both are compared with eager PyTorch, and with each other, relative to the largest output. Norms are randomised and every
-layer matters to the output, see ``randomise`` in models.py.
+Both are compared with eager PyTorch, and with each other, relative to the largest output. Norms are randomised and
+every layer matters to the output, see ``randomise`` in models.py.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from models import InputSpec, Network, load_network, model_specs
 
 import cospipe
 from cospipe.backends.runtime.compare import relative_error
-from cospipe.backends.runtime.frame import Frame
+from cospipe.backends.runtime.weights import Array
 
 NETWORKS = ["vgg16", "vgg19_bn", "resnet34", "resnet50"]
 
@@ -50,7 +50,7 @@ def measure(spec: str, image: InputSpec) -> Row:
     }
 
 
-def compiled_output(network: Network, winograd: bool) -> list[Frame]:
+def compiled_output(network: Network, winograd: bool) -> tuple[Array, Array]:
     """Return what eager PyTorch and a compiled pipeline make of the network's frame."""
     with tempfile.TemporaryDirectory() as folder:
         result = cospipe.optimize(
@@ -60,7 +60,7 @@ def compiled_output(network: Network, winograd: bool) -> list[Frame]:
         frame = {spec.name: reference[spec.name] for spec in result.bundle.manifest.inputs}
         [computed] = result.run([frame]).outputs
         [output] = result.bundle.manifest.outputs
-        return [reference[output.name].copy(), computed[output.name]]
+        return reference[output.name].copy(), computed[output.name]
 
 
 if __name__ == "__main__":

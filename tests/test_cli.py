@@ -30,6 +30,15 @@ class Sorts(nn.Module):
         return x.kthvalue(2, dim=1).values + x.cummax(dim=1).values.sum()
 
 
+class Cumulative(nn.Module):
+    def forward(self, x):
+        return x.cumsum(1)
+
+
+def cumulative():
+    return nn.Sequential(OrderedDict(sums=Cumulative()))
+
+
 def unsupported():
     return nn.Sequential(OrderedDict(tail=nn.Sequential(OrderedDict(sorts=Sorts()))))
 """
@@ -84,6 +93,16 @@ def bundle(folder):
     assert values["plan"]["soc"].startswith("host") or values["plan"]["soc"]
     assert values["period_us"] > 0
     return folder / "made"
+
+
+def test_what_will_be_slow_is_told(inside, folder):
+    arguments = "optimize", "nets:cumulative", "--input-shape", "4,5", "-o", "cumulative"
+    told = inside(*arguments, "--no-winograd")
+    assert "Generic schedule (no fast kernel): cumsum (sums): 100% of the predicted time." in told.stdout
+    assert json.loads((folder / "cumulative" / "manifest.json").read_text())["winograd"] is False
+    values = json.loads(inside(*arguments, "--json").stdout)
+    assert values["generic_share"] == 1
+    assert [(node["name"], node["module"]) for node in values["generic_nodes"]] == [("cumsum", "sums")]
 
 
 def test_run_reports_period_latency_stages_and_cores(bundle, folder):

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import tvm
 from torch import fx
 from torch.export.graph_signature import InputKind
-from tvm import relax, te, tirx
+from tvm import relax
 from tvm.relax.frontend.torch.base_fx_graph_translator import BaseFXGraphImporter
 from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
 from cospipe.backends.tvm.decompositions import decomposition_table, is_importable, operation_name
 from cospipe.backends.tvm.provenance import imported_sources, with_sources
-from cospipe.backends.tvm.schedule import PARTIAL_SUMS, TOTAL
-from cospipe.backends.tvm.tiling import largest_divisor
-from cospipe.backends.tvm.typed_converters import CONVERTERS, Converter
+from cospipe.backends.tvm.typed_converters import CONVERTERS
 from cospipe.ir.capture import module_path
 from cospipe.ir.errors import UnsupportedModelError
 
@@ -70,7 +67,7 @@ def _unsupported_numbers(graph_module: fx.GraphModule) -> list[str]:
     ]
 
 
-def import_stage(stage: fx.GraphModule, example_inputs: tuple[torch.Tensor, ...], lanes: int) -> ImportedStage:
+def import_stage(stage: fx.GraphModule, example_inputs: tuple[torch.Tensor, ...]) -> ImportedStage:
     """Import one stage of a split graph.
 
     Parameters
@@ -79,8 +76,6 @@ def import_stage(stage: fx.GraphModule, example_inputs: tuple[torch.Tensor, ...]
         ATen operations; every floating-point tensor it holds is an ``nn.Parameter``.
     example_inputs : tuple of Tensor
         Tensors of the stage's input shapes and dtypes.
-    lanes : int
-        FP32 lanes of the target's vector registers.
     """
     program = torch.export.export(stage, example_inputs).run_decompositions(decomposition_table())
     importer = ExportedProgramImporter()
@@ -89,7 +84,7 @@ def import_stage(stage: fx.GraphModule, example_inputs: tuple[torch.Tensor, ...]
         keep_params_as_input=True,
         unwrap_unit_return_tuple=False,
         no_bind_return_tuple=False,
-        custom_convert_map=converters(lanes),
+        custom_convert_map={**CONVERTERS, "linear.default": _linear},
     )
     module["main"] = with_sources(module["main"], imported_sources(importer.env, stage.graph))
     module, _ = relax.frontend.detach_params(module)
@@ -97,35 +92,7 @@ def import_stage(stage: fx.GraphModule, example_inputs: tuple[torch.Tensor, ...]
     return ImportedStage(module, tuple(str(name) for name in weights))
 
 
-def converters(lanes: int) -> dict[str, Converter]:
-    """Return the operations imported in our own way, because TVM's would be slow or wrong."""
-
-    def linear(node: fx.Node, importer: BaseFXGraphImporter) -> relax.Var:
-        """Keep the weight as it lies in memory; TVM's importer would transpose it on every call."""
-        arguments = [importer.env[a] for a in node.args if a is not None] + [
-            importer.env[a] for a in node.kwargs.values() if a is not None
-        ]
-        return importer.block_builder.emit_te(_linear, *arguments, lanes, primfunc_name_hint="linear")
-
-    return {**CONVERTERS, "linear.default": linear}
-
-
-def _linear(data: te.Tensor, weight: te.Tensor, *rest: Any) -> te.Tensor:
-    """Product with a transposed weight: partial sums a vector wide, then their sum."""
-    *bias, lanes = rest
-    *batch, depth = (int(extent) for extent in data.shape)
-    outputs = int(weight.shape[0])
-    width = largest_divisor(depth, lanes)
-    step = te.reduce_axis((0, depth // width), "step")
-    lane = te.reduce_axis((0, width), "lane")
-
-    def partial_sum(*index: tirx.Var) -> tirx.Expr:
-        *row, output, offset = index
-        column = step * width + offset
-        return te.sum(data(*row, column) * weight(output, column), axis=step)
-
-    partial = te.compute((*batch, outputs, width), partial_sum, name=PARTIAL_SUMS)
-    total = te.compute((*batch, outputs), lambda *i: te.sum(partial(*i, lane), axis=lane), name=TOTAL)
-    if not bias:
-        return total
-    return te.compute(total.shape, lambda *i: total(*i) + bias[0](i[-1]), name="linear_bias")
+def _linear(node: fx.Node, importer: BaseFXGraphImporter) -> relax.Var:
+    """Keep the type of numbers; TVM's converter always makes FP32 of them."""
+    arguments = [importer.env[argument] for argument in (*node.args, *node.kwargs.values()) if argument is not None]
+    return importer.block_builder.emit(relax.op.linear(*arguments))

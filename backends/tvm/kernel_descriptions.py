@@ -15,6 +15,7 @@ from cospipe.backends.tvm.kernels.fused import emitted_kernel
 
 GENERIC_REDUCTION, GENERIC_ELEMENTWISE = "generic reduction", "generic elementwise"
 """Kinds of kernels that no rule declared: with a sum, maximum, ... over some axis, and without."""
+_REDUCES = "cospipe.reduces"
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,24 @@ class KernelDescription:
         return self.kind in (GENERIC_REDUCTION, GENERIC_ELEMENTWISE)
 
 
+@tvm.transform.module_pass(opt_level=0, name="NoteReductions")  # type: ignore[untyped-decorator]
+def note_reductions(module: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
+    """Note which kernels reduce; runs before their loops are made, which no longer tell."""
+    noted = tvm.IRModule(module.functions, attrs=module.attrs)
+    for variable, function in module.functions.items():
+        if isinstance(function, tirx.PrimFunc):
+            noted[variable] = function.with_attr(_REDUCES, _reduces(function))
+    return noted
+
+
+def _reduces(function: tirx.PrimFunc) -> bool:
+    blocks: list[SBlock] = []
+    structural_walk(function.body, (SBlock, blocks.append))
+    return any(axis.iter_type == tirx.IterVar.CommReduce for block in blocks for axis in block.iter_vars)
+
+
 def describe_kernels(module: tvm.IRModule) -> tuple[KernelDescription, ...]:
-    """Return what is known of every scheduled kernel of a module, those of weight preparation included."""
+    """Return what is known of every kernel of a module after ``note_reductions``; those that prepare weights too."""
     return tuple(
         _description(variable.name_hint, function)
         for variable, function in module.functions.items()
@@ -53,10 +70,4 @@ def describe_kernels(module: tvm.IRModule) -> tuple[KernelDescription, ...]:
 def _description(name: str, function: tirx.PrimFunc) -> KernelDescription:
     if emitted := emitted_kernel(function):
         return KernelDescription(name, *emitted)
-    return KernelDescription(name, GENERIC_REDUCTION if _reduces(function) else GENERIC_ELEMENTWISE, {})
-
-
-def _reduces(function: tirx.PrimFunc) -> bool:
-    blocks: list[SBlock] = []
-    structural_walk(function.body, (SBlock, blocks.append))
-    return any(axis.iter_type == tirx.IterVar.CommReduce for block in blocks for axis in block.iter_vars)
+    return KernelDescription(name, GENERIC_REDUCTION if function.attrs[_REDUCES] else GENERIC_ELEMENTWISE, {})

@@ -18,7 +18,7 @@ from tvm.target import Target
 from cospipe.backends.tvm.elementary import use_vector_functions
 from cospipe.backends.tvm.generic_kernels import generic_nodes, note_generic_kernels
 from cospipe.backends.tvm.importer import import_stage
-from cospipe.backends.tvm.kernel_descriptions import KernelDescription, describe_kernels
+from cospipe.backends.tvm.kernel_descriptions import KernelDescription, describe_kernels, note_reductions
 from cospipe.backends.tvm.layout import LayoutRewriter
 from cospipe.backends.tvm.layout_rules import RULES
 from cospipe.backends.tvm.link import link_shared_library
@@ -68,6 +68,7 @@ def lowering_passes(target: Target, core: Core, allows_winograd: bool = True) ->
         relax.transform.DeadCodeElimination(),
         relax.transform.RewriteDataflowReshape(),
         # Phase 2: loops that use the vector registers and the cores
+        note_reductions,
         _scheduling_pass(core),
         _vector_functions_pass(core),
         # Phase 3: what the virtual machine needs
@@ -138,7 +139,7 @@ def lower_stage(
         When TVM or the linker fails.
     """
     try:
-        imported = import_stage(stage, example_inputs, core.lanes)
+        imported = import_stage(stage, example_inputs)
         with target:
             module = tvm.transform.Sequential(lowering_passes(target, core, allows_winograd))(imported.module)
             executable = tvm.compile(module, target=target, relax_pipeline=tvm.transform.Sequential([]))

@@ -21,29 +21,35 @@ from cospipe.backends.tvm.kernels import (
     channel_gather,
     convolution,
     depthwise,
+    dot_products,
+    layer_norm,
+    matrix_product,
     pooling,
+    softmax,
     transposed_convolution,
     winograd,
 )
-from cospipe.backends.tvm.kernels.elementwise import emit_elementwise
 from cospipe.backends.tvm.kernels.fused import FusedKernel, find_kernel
-from cospipe.backends.tvm.tiling import Core, OutputTile, output_tile, product_tile
+from cospipe.backends.tvm.kernels.generic import emit_generic
+from cospipe.backends.tvm.tiling import Core, OutputTile, output_tile
 from cospipe.ir.errors import first_line
 
 log = logging.getLogger("cospipe")
 
 EMITTERS: dict[str, Callable[[FusedKernel, Core], tirx.PrimFunc]] = {
     winograd.NAME: winograd.emit,
+    layer_norm.NAME: layer_norm.emit,
+    softmax.NAME: softmax.emit,
     convolution.NAME: convolution.emit,
     depthwise.NAME: depthwise.emit,
+    matrix_product.NAME: matrix_product.emit,
+    dot_products.NAME: dot_products.emit,
     pooling.NAME: pooling.emit,
     channel_gather.NAME: channel_gather.emit,
     transposed_convolution.NAME: transposed_convolution.emit,
 }
 """What emits the loops of each kind of kernel."""
 
-PARTIAL_SUMS, TOTAL = "partial_sums", "product_total"
-"""Names of the two reductions of a product with a transposed weight."""
 _PARALLEL_FROM_OPERATIONS = 16384
 """Below this many iterations, waking the other cores costs more than they save."""
 
@@ -74,8 +80,8 @@ def schedule_kernel(function: tirx.PrimFunc, core: Core) -> tirx.PrimFunc:
     """Return one kernel with scheduled loops; one that no tile fits keeps its loops in order, and that is logged."""
     if kernel := find_kernel(function):
         return EMITTERS[kernel.name](kernel, core)
-    if elementwise_function := emit_elementwise(function, core):
-        return elementwise_function
+    if generic := emit_generic(function, core):
+        return generic
     try:
         return _scheduled(function, core, is_tiled=True)
     except ScheduleError as error:
@@ -87,9 +93,7 @@ def _scheduled(function: tirx.PrimFunc, core: Core, is_tiled: bool) -> tirx.Prim
     kernel = _Kernel(Schedule(function), core)
     kernel.inline_spatial_blocks()
     reductions = [block for block in kernel.blocks() if "R" in kernel.axes(block)]
-    if is_tiled and [kernel.name(block) for block in reductions] == [PARTIAL_SUMS, TOTAL]:
-        kernel.tile_products(*reductions)
-    elif is_tiled and len(reductions) == 1 and kernel.is_tileable(reductions[0]):
+    if is_tiled and len(reductions) == 1 and kernel.is_tileable(reductions[0]):
         kernel.tile(reductions[0])
     for block in kernel.blocks():
         if kernel.name(block) not in kernel.done:
@@ -163,31 +167,6 @@ class _Kernel:
         self._unroll_tile(tile_loops[:-1], tile_loops[-1])
         start = schedule.decompose_reduction(reduction, reduce_loops[0])
         self.done |= {self.name(store), self.name(reduction), self.name(start)}
-
-    def tile_products(self, partial: SBlockRV, total: SBlockRV) -> None:
-        """Keep a tile of rows x outputs of partial sums in registers; a row of the weight is read as it lies."""
-        schedule, operations = self.schedule, prod(self.extents(partial))
-        shape = self.extents(total)[: self.axes(total).count("S")]
-        store = self._storing_block(total, shape)
-        *batch, columns = schedule.get_loops(store)
-        sizes = product_tile(shape[-2] if batch else 1, shape[-1], self.core)
-        column_outer, column_inner = schedule.split(columns, [None, sizes.columns])
-        inner, innermost = [column_inner], column_outer
-        if batch:
-            row_outer, row_inner = schedule.split(batch.pop(), [None, sizes.rows])
-            schedule.reorder(column_outer, *batch, row_outer, row_inner, column_inner)
-            inner, innermost = [row_inner, column_inner], row_outer
-        for block in (total, partial):
-            schedule.compute_at(block, innermost, preserve_unit_loops=True)
-        if operations >= _PARALLEL_FROM_OPERATIONS:
-            schedule.parallel(column_outer)
-        *tile_loops, lane, step = schedule.get_loops(partial)[-len(self.axes(partial)) :]
-        schedule.reorder(step, *tile_loops, lane)
-        self._unroll_tile(tile_loops, lane)
-        for loop in inner:
-            schedule.unroll(loop)
-        start = schedule.decompose_reduction(partial, step)
-        self.done |= {self.name(block) for block in (store, total, partial, start)}
 
     def _choose_tile(self, reduction: SBlockRV, shape: list[int]) -> OutputTile:
         if len(shape) == 4:

@@ -89,7 +89,7 @@ def register_tile(pixels: int, vectors: int, core: Core) -> RegisterTile:
         RegisterTile(p, v)
         for v in range(1, min(vectors, core.registers) + 1)
         for p in range(1, min(pixels, core.registers) + 1)
-        if _registers(p, v, core) <= core.registers
+        if registers_of_tile(p, v, core) <= core.registers
     ]
     if not tiles:
         return RegisterTile(1, 1)
@@ -101,7 +101,7 @@ def tile_cycles(pixels: int, vectors: int, tile: RegisterTile, core: Core) -> fl
     return ceil(pixels / tile.pixels) * ceil(vectors / tile.vectors) * _step_cycles(tile, core)
 
 
-def _registers(pixels: int, vectors: int, core: Core) -> int:
+def registers_of_tile(pixels: int, vectors: int, core: Core) -> int:
     """Return how many registers hold the sums and what feeds them.
 
     By lane these are a vector of every pixel and the weights of a step, and LLVM needs one to spare; else the weights
@@ -148,7 +148,7 @@ def channel_block(channels: int, lanes: int) -> int:
 
     The fewest vectors win; of equals the one that leaves no lane empty, then the widest.
     """
-    blocks = [2**exponent for exponent in range(lanes.bit_length())]
+    blocks = [1 << exponent for exponent in range(lanes.bit_length())]
     return min(blocks, key=lambda block: (ceil(channels / block), -channels % block, -block))
 
 
@@ -241,13 +241,6 @@ def output_tile(channels: int, rows: int, columns: int, shares_input: bool, core
         return OutputTile(1, largest_divisor(rows, min(accumulators, 8)), width)
     height = largest_divisor(rows, max(1, accumulators // largest_divisor(channels, 4)))
     return OutputTile(largest_divisor(channels, accumulators // height), height, width)
-
-
-def product_tile(rows: int, outputs: int, core: Core) -> OutputTile:
-    """Choose how many rows and outputs of a matrix product accumulate at once, one register each."""
-    accumulators = max(1, min(core.registers // 2, _STACK_TILE_BYTES // core.simd_bytes))
-    height = largest_divisor(rows, min(accumulators, 4))
-    return OutputTile(1, height, largest_divisor(outputs, accumulators // height))
 
 
 def _columns(columns: int, core: Core) -> int:

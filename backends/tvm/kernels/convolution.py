@@ -17,7 +17,7 @@ from tvm.script.ir_builder import tirx as T
 
 from cospipe.backends.tvm.kernels.expressions import Expr
 from cospipe.backends.tvm.kernels.fused import FusedKernel
-from cospipe.backends.tvm.kernels.loops import Sums, add_products, last_moved_back, read_run, shared_items
+from cospipe.backends.tvm.kernels.loops import Sums, add_products, element, last_moved_back, read_run, shared_items
 from cospipe.backends.tvm.tiling import FP32_BYTES, Core, register_tile, runs_channels_outside, tile_starts
 
 NAME = "convolution"
@@ -40,7 +40,7 @@ class Window:
 
     def is_inside(self, output: int, tap: int) -> bool:
         """Tell whether a tap of an output lies in the image."""
-        return 0 <= self.position(output, tap) < self.input
+        return bool(0 <= self.position(output, tap) < self.input)
 
     @property
     def leaves_image(self) -> bool:
@@ -250,14 +250,14 @@ class _Emitter:
     def _products_of_run(self, sums: Sums, source: Sequence[Expr], weight: Sequence[Expr], start: Expr) -> None:
         c = self.convolution
         first = c.columns.position(start, 0)
-        number = read_run(self._run, self.core.lanes, lambda offset: self.data[(*source, first + offset)])
+        number = read_run(self._run, self.core.lanes, lambda offset: element(self.data, *source, first + offset))
         for tap in range(c.columns.kernel):
             at = {j: number(j * c.columns.stride + tap * c.columns.dilation) for j in range(c.tile_columns)}
             self._products_of_numbers(sums, at, [*weight, tap])
 
     def _products_of_numbers(self, sums: Sums, at: dict[int, Expr], weight: Sequence[Expr]) -> None:
         pixels = {column: _always(number) for column, number in at.items()}
-        add_products(sums, pixels, lambda channel, lane: self.weight[(*weight, channel, lane)], 1, self.core)
+        add_products(sums, pixels, lambda channel, lane: element(self.weight, *weight, channel, lane), 1, self.core)
 
     def _products(
         self, sums: Sums, source: Sequence[Expr], weight: Sequence[Expr], start: Expr, kernel_column: Expr
@@ -275,15 +275,15 @@ class _Emitter:
         add_products(
             sums,
             {column: self._pixel(source, c.columns.position(start + column, kernel_column)) for column in columns},
-            lambda channel, lane: self.weight[(*position, channel, lane)],
+            lambda channel, lane: element(self.weight, *position, channel, lane),
             c.input_block,
             self.core,
         )
 
     def _pixel(self, source: Sequence[Expr], column: Expr) -> Callable[[Expr], Expr]:
         if len(self.data.ty.shape) == 4:
-            return lambda _channel: self.data[(*source, column)]
-        return lambda channel: self.data[(*source, column, channel)]
+            return lambda _channel: element(self.data, *source, column)
+        return lambda channel: element(self.data, *source, column, channel)
 
     def _store(self, sums: Sums, image: Expr, group: Expr, tile: Expr, row: Expr, start: Expr) -> None:
         c = self.convolution

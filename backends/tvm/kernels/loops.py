@@ -38,21 +38,27 @@ def shared_items(extents: Sequence[int], cycles: float, core: Core) -> Iterator[
     items = prod(extents)
     if core.cores == 1 or items == 1 or cycles < PARALLEL_FROM_CYCLES:
         with T.serial(items) as item:
-            yield _indices(item, extents)
+            yield unflatten(item, extents)
         return
     with T.parallel(core.cores) as part:
         # The loop starts at zero: TVM 0.27 simplifies the bounds of loops inside one that starts elsewhere wrongly.
         first = part * items // core.cores
         with T.serial((part + 1) * items // core.cores - first) as step:
-            yield _indices(first + step, extents)
+            yield unflatten(first + step, extents)
 
 
-def _indices(item: Expr, extents: Sequence[int]) -> list[Expr]:
+def unflatten(item: Expr, extents: Sequence[int]) -> list[Expr]:
+    """Return the indices that one number stands for, the last of ``extents`` counting fastest."""
     indices: list[Expr] = []
     for position, extent in enumerate(extents):
         inner = prod(extents[position + 1 :])
         indices.append(tirx.const(0, "int32") if extent == 1 else item // inner % extent if position else item // inner)
     return indices
+
+
+def element(buffer: Any, *index: Expr) -> Expr:
+    """Return an element of a buffer."""
+    return buffer[index]
 
 
 def last_moved_back(tile: Expr, size: int, extent: int) -> Expr:
@@ -161,3 +167,8 @@ def read_vector(lanes: int, value: Callable[[Expr], Expr]) -> Any:
     with T.vectorized(lanes) as lane:
         T.buffer_store(register, value(lane), [lane])
     return register
+
+
+def flat(buffer: Any) -> Any:
+    """Return a buffer as one axis over the same memory."""
+    return T.decl_buffer((prod(int(extent) for extent in buffer.shape),), "float32", data=buffer.data)

@@ -12,9 +12,10 @@ from cospipe.backends.tvm.kernels import dot_products, matrix_product
 from cospipe.backends.tvm.kernels.dot_products import DotProducts
 from cospipe.backends.tvm.kernels.fused import call_attributes, declare
 from cospipe.backends.tvm.kernels.matrix_product import MatrixProduct, Operand
-from cospipe.backends.tvm.layout import Expr, LayoutRewriter, Rule, Value, View, shape_of
-from cospipe.backends.tvm.layout_rules.views import contiguous, strides_after_reshape, view_of
-from cospipe.backends.tvm.tiling import dot_tile, matrix_tile
+from cospipe.backends.tvm.layout import Expr, LayoutRewriter, Rule, Value, shape_of
+from cospipe.backends.tvm.layout_rules.views import View, contiguous, reshaped, view_of
+from cospipe.backends.tvm.product_tiling import dot_tile, matrix_tile
+from cospipe.backends.tvm.tiling import FP32_BYTES
 
 _FEW_ROWS = 3
 """Up to here, reading a weight from memory takes longer than multiplying with it."""
@@ -40,7 +41,7 @@ def _linear(layout: LayoutRewriter, left: Expr, right: Expr, shape: Sequence[int
     is_light = rows <= _FEW_ROWS or outputs < layout.core.lanes
     data = _as_rows(layout, left, rows, depth)
     if stored is not None and is_light and depth >= layout.core.lanes:
-        tile = dot_tile(rows, outputs, layout.core)
+        tile = dot_tile(rows, outputs, depth * FP32_BYTES, layout.core)
         dots = DotProducts(tuple(row_axes), outputs, depth, data.offset, data.strides[0], tile.pixels, tile.vectors)
         return _declared(layout, dot_products.NAME, dots, data.base, stored)
     product = _product(layout, (), row_axes, outputs, depth, _operand(data, ()), None)
@@ -79,11 +80,9 @@ def _product(
     left: Operand,
     right: Operand | None,
 ) -> MatrixProduct:
-    tile = matrix_tile(prod(row_axes), columns, layout.core)
+    tile = matrix_tile(prod(row_axes), columns, left.row * FP32_BYTES, layout.core)
     lanes = min(layout.core.lanes, columns)
-    return MatrixProduct(
-        tuple(batch), tuple(row_axes), columns, depth, left, right, tile.pixels, tile.vectors, lanes
-    )
+    return MatrixProduct(tuple(batch), tuple(row_axes), columns, depth, left, right, tile.pixels, tile.vectors, lanes)
 
 
 def _declared(layout: LayoutRewriter, name: str, product: Any, *inputs: Expr) -> Expr:
@@ -104,12 +103,11 @@ def _stored_transposed(weight: View) -> Expr | None:
 
 def _as_rows(layout: LayoutRewriter, tensor: Expr, rows: int, depth: int) -> View:
     """Return a tensor as one matrix whose rows lie in one piece each, a fixed distance apart."""
-    for view in (view_of(layout, tensor), contiguous(layout.plain(tensor))):
-        strides = strides_after_reshape(view, (rows, depth))
-        if strides is not None and (strides[1] == 1 or depth == 1):
-            break
-    assert strides is not None
-    return View(view.base, (rows, depth), view.offset, strides)
+    view = reshaped(view_of(layout, tensor), (rows, depth))
+    if view is not None and (view.strides[1] == 1 or depth == 1):
+        return view
+    plain = layout.plain(tensor)
+    return View(plain, (rows, depth), 0, (depth, 1))
 
 
 def _as_right(layout: LayoutRewriter, tensor: Expr) -> View:

@@ -12,7 +12,7 @@ def pad(layout: LayoutRewriter, call: relax.Call) -> Value | None:
     value, widths = layout.value(call.args[0]), [int(width) for width in call.attrs.pad_width]
     if not value.is_blocked or len(value.shape) != 4 or any(widths[:4]):
         return None
-    padded = relax.op.nn.pad(value.blocked, [*widths, 0, 0], call.args[1], call.attrs.pad_mode)
+    padded = relax.op.nn.pad(value.blocked, [*widths, 0, 0], call.attrs.pad_mode, call.attrs.pad_value)
     return layout.emit_blocked(padded, shape_of(call))
 
 

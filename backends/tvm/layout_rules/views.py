@@ -1,46 +1,77 @@
-"""Tensors that are another tensor seen in a different order: transposed, reshaped, a part of it.
+"""Tensors as another tensor seen in a different order: transposed, reshaped, or a part of it.
 
-A matrix product reads its operands through such a view, so the heads of attention are not copied apart. The plain
-operation is emitted too; it falls away when nothing else reads it.
+A matrix product reads its operands through such a view, so the heads of attention are not copied apart. The operations
+that the view goes past fall away when nothing else reads their results.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from math import prod
 
 import tvm
 from tvm import relax
 
-from cospipe.backends.tvm.layout import Expr, LayoutRewriter, Rule, Value, View, shape_of
-
-Change = Callable[[View, relax.Call], "View | None"]
-"""Makes the view after an operation from the view before it; None when strides cannot express it."""
+from cospipe.backends.tvm.layout import Expr, LayoutRewriter, shape_of
 
 
-def view_of(layout: LayoutRewriter, expression: Expr) -> View:
-    """Return how an argument lies in memory."""
-    return layout.value(expression).view or contiguous(layout.plain(expression))
+@dataclass(frozen=True)
+class View:
+    """Elements of a tensor in memory.
+
+    Parameters
+    ----------
+    base : Expr
+        The plain tensor they belong to.
+    shape : tuple of int
+        Of the view.
+    offset : int
+        Position of the first element in ``base``.
+    strides : tuple of int
+        Distances between neighbours along each axis, in elements.
+    """
+
+    base: Expr
+    shape: tuple[int, ...]
+    offset: int
+    strides: tuple[int, ...]
+
+
+def view_of(layout: LayoutRewriter, tensor: Expr) -> View:
+    """Return a tensor as a view of the one it was cut out of or reordered from."""
+    return _followed(layout, layout.definition(tensor)) or contiguous(layout.plain(tensor))
 
 
 def contiguous(tensor: Expr) -> View:
-    """Return a tensor as it lies in memory."""
+    """Return a plain tensor as it lies in memory."""
     shape = shape_of(tensor)
     return View(tensor, shape, 0, tuple(prod(shape[axis + 1 :]) for axis in range(len(shape))))
 
 
-def _changed(change: Change) -> Rule:
-    """Return the rule that emits an operation as it is and notes what its result is a view of."""
+def _followed(layout: LayoutRewriter, definition: Expr) -> View | None:
+    """Return the view that an operation makes of its argument; None when it does more than that."""
+    if isinstance(definition, relax.TupleGetItem):
+        return _field(layout, layout.definition(definition.tuple_value), definition.index)
+    if isinstance(definition, relax.Call):
+        change = _CHANGES.get(getattr(definition.op, "name", ""))
+        return change(view_of(layout, definition.args[0]), definition) if change else None
+    return None
 
-    def rule(layout: LayoutRewriter, call: relax.Call) -> Value | None:
-        value = layout.value(call.args[0])
-        if value.plain is None or not value.shape:
-            return None
-        result = layout.emit(layout.plain_expression(call))
-        result.view = change(value.view or contiguous(value.plain), call)
-        return result
 
-    return rule
+def _field(layout: LayoutRewriter, split: Expr, index: int) -> View | None:
+    """Return one part of a tensor that was split."""
+    if not isinstance(split, relax.Call) or getattr(split.op, "name", "") != "relax.split":
+        return None
+    view, parts = view_of(layout, split.args[0]), [shape_of_type(part) for part in split.ty.fields]
+    axis = int(split.attrs.axis) % len(view.shape)
+    skipped = sum(part[axis] for part in parts[:index])
+    return View(view.base, parts[index], view.offset + skipped * view.strides[axis], view.strides)
+
+
+def shape_of_type(kind: relax.TensorType) -> tuple[int, ...]:
+    """Return the shape that a type describes."""
+    return tuple(int(extent) for extent in kind.shape)
 
 
 def _permuted(view: View, call: relax.Call) -> View:
@@ -50,13 +81,11 @@ def _permuted(view: View, call: relax.Call) -> View:
 
 
 def _reshaped(view: View, call: relax.Call) -> View | None:
-    shape = shape_of(call)
-    strides = strides_after_reshape(view, shape)
-    return None if strides is None else View(view.base, shape, view.offset, strides)
+    return reshaped(view, shape_of(call))
 
 
-def strides_after_reshape(view: View, shape: Sequence[int]) -> tuple[int, ...] | None:
-    """Return the strides of a view in another shape; None when it has to be copied for that."""
+def reshaped(view: View, shape: Sequence[int]) -> View | None:
+    """Return a view in another shape; None when its elements have to be copied for that."""
     runs = _runs(view)
     strides: list[int] = []
     extent, stride = runs.pop()
@@ -67,7 +96,7 @@ def strides_after_reshape(view: View, shape: Sequence[int]) -> tuple[int, ...] |
             return None
         strides.insert(0, stride)
         extent, stride = extent // wanted, stride * wanted
-    return tuple(strides)
+    return View(view.base, tuple(shape), view.offset, tuple(strides))
 
 
 def _runs(view: View) -> list[tuple[int, int]]:
@@ -83,23 +112,32 @@ def _runs(view: View) -> list[tuple[int, int]]:
 
 def _taken(view: View, call: relax.Call) -> View | None:
     """Follow the choice of one constant index along an axis."""
-    index, axis = call.args[1], call.attrs.axis
-    if not isinstance(index, tvm.ir.GenericConst) or axis is None or shape_of(index):
+    index = call.args[1]
+    if not isinstance(index, tvm.ir.GenericConst) or call.attrs.axis is None or shape_of(index):
         return None
-    axis, extent = int(axis) % len(view.shape), view.shape[int(axis)]
-    position = int(index.value.numpy())
-    if not -extent <= position < extent:
+    axis, position = int(call.attrs.axis) % len(view.shape), int(index.value.numpy())
+    if not -view.shape[axis] <= position < view.shape[axis]:
         return None
-    offset = view.offset + position % extent * view.strides[axis]
-    return View(view.base, _without(view.shape, axis), offset, _without(view.strides, axis))
+    offset = view.offset + position % view.shape[axis] * view.strides[axis]
+    return View(view.base, shape_of(call), offset, view.strides[:axis] + view.strides[axis + 1 :])
 
 
-def _without(numbers: tuple[int, ...], axis: int) -> tuple[int, ...]:
-    return numbers[:axis] + numbers[axis + 1 :]
+def _sliced(view: View, call: relax.Call) -> View | None:
+    """Follow a range along some axes, from the front to the back."""
+    axes, begins, _, *given = ([int(number) for number in numbers.fields] for numbers in call.args[1:])
+    steps = given[0] if given else [1] * len(axes)
+    strides, offset = list(view.strides), view.offset
+    for axis, begin, step in zip(axes, begins, steps, strict=True):
+        if not 0 <= begin < view.shape[axis] or step < 1:
+            return None
+        offset += begin * view.strides[axis]
+        strides[axis] *= step
+    return View(view.base, shape_of(call), offset, tuple(strides))
 
 
-RULES: dict[str, Rule] = {
-    "relax.permute_dims": _changed(_permuted),
-    "relax.take": _changed(_taken),
-    **dict.fromkeys(("relax.reshape", "relax.expand_dims", "relax.squeeze"), _changed(_reshaped)),
+_CHANGES: dict[str, Callable[[View, relax.Call], View | None]] = {
+    "relax.permute_dims": _permuted,
+    "relax.strided_slice": _sliced,
+    "relax.take": _taken,
+    **dict.fromkeys(("relax.reshape", "relax.expand_dims", "relax.squeeze"), _reshaped),
 }

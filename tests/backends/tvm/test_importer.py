@@ -82,7 +82,7 @@ def test_outputs_that_depend_on_no_input_are_named():
 
 def test_weights_are_inputs_by_name_and_nothing_is_baked_in():
     model = nn.Sequential(OrderedDict(conv=nn.Conv2d(3, 4, 3), act=nn.ReLU(), last=nn.Conv2d(4, 2, 3, bias=False)))
-    imported = import_stage(capture(model, IMAGE), IMAGE, lanes=4)
+    imported = import_stage(capture(model, IMAGE), IMAGE)
     assert sorted(imported.weight_names) == ["conv.bias", "conv.weight", "last.weight"]
     main = imported.module["main"]
     shapes = [tuple(int(extent) for extent in variable.ty.shape) for variable in main.params]

@@ -66,7 +66,7 @@ ROWS = (torch.randn(4, 8, generator=torch.Generator().manual_seed(3)),)
 
 def lifted(model, inputs):
     """Return the module before and after the weights' part was taken out of main, and the names of the weights."""
-    imported = import_stage(capture(model.eval(), inputs), inputs, CORE.lanes)
+    imported = import_stage(capture(model.eval(), inputs), inputs)
     before = tvm.transform.Sequential(
         [
             relax.transform.CanonicalizeBindings(),
