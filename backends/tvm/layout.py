@@ -106,7 +106,7 @@ class LayoutRewriter:
 
     def _rewrite_binding(self, expression: Expr) -> Value:
         if isinstance(expression, relax.TupleGetItem) and (fields := self.value(expression.tuple_value).fields):
-            return fields[expression.index]
+            return fields[int(expression.index)]
         rule = self._rules.get(expression.op.name) if _is_operation(expression) else None
         rewritten = rule(self, expression) if rule else None
         return rewritten or self.emit(self._plain_expression(expression))

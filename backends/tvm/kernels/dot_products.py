@@ -23,6 +23,9 @@ from cospipe.backends.tvm.tiling import Core
 
 NAME = "dot_products"
 
+_CACHE_LINE = 16
+"""FP32 numbers that come from memory together."""
+
 
 @dataclass(frozen=True)
 class DotProducts:
@@ -81,8 +84,12 @@ class _Emitter:
     def _tile(self, first_row: Expr, first_output: Expr) -> None:
         p, lanes = self.product, self.core.lanes
         sums = Sums(p.tile_rows, p.tile_outputs, lanes)
-        with T.serial(p.depth // lanes) as step:
-            self._add_products(sums, first_row, first_output, step * lanes)
+        line = max(lanes, _CACHE_LINE)
+        with T.serial(p.depth // line) as step:
+            for first in range(0, line, lanes):
+                self._add_products(sums, first_row, first_output, step * line + first)
+        for first in range(p.depth // line * line, p.depth - lanes + 1, lanes):
+            self._add_products(sums, first_row, first_output, first)
         if counted := -p.depth % lanes:
             self._add_products(sums, first_row, first_output, p.depth - lanes, counted)
         for row in range(p.tile_rows):

@@ -13,7 +13,7 @@ from tvm.script.ir_builder import tirx as T
 
 from cospipe.backends.tvm.kernels.expressions import Expr
 from cospipe.backends.tvm.kernels.fused import FusedKernel
-from cospipe.backends.tvm.kernels.loops import shared_items
+from cospipe.backends.tvm.kernels.loops import element, shared_items
 from cospipe.backends.tvm.kernels.rows import SUM, Row, once
 from cospipe.backends.tvm.tiling import Core
 
@@ -53,17 +53,17 @@ def _emit(kernel: FusedKernel, norm: LayerNorm, core: Core) -> None:
 
 def _emit_row(kernel: FusedKernel, row: Row, index: list[Expr], epsilon: float) -> None:
     data, scale, shift = kernel.inputs
-    mean = once(row.fold(SUM, lambda position: data[(*index, position)]) * tirx.const(1 / row.length, "float32"))
+    mean = once(row.fold(SUM, lambda position: element(data, *index, position)) * tirx.const(1 / row.length, "float32"))
 
     def square(position: Expr) -> Expr:
-        deviation = data[(*index, position)] - mean
+        deviation = element(data, *index, position) - mean
         return deviation * deviation
 
     variance = row.fold(SUM, square) * tirx.const(1 / row.length, "float32")
     factor = once(1.0 / T.sqrt(variance + tirx.const(epsilon, "float32")))
 
     def store(position: Expr) -> None:
-        normal = (data[(*index, position)] - mean) * factor
+        normal = (element(data, *index, position) - mean) * factor
         kernel.epilogue.store([*index, position], normal * scale[position] + shift[position])
 
     row.each(store)

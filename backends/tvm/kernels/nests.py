@@ -99,7 +99,8 @@ def coefficients(expression: Expr, loops: Sequence[Loop]) -> tuple[list[int], in
 
 def cut_nest(nest: Nest) -> list[Nest]:
     """Return nests that together compute the same, cut as long as that decides a condition or a division."""
-    waiting, done = [nest.simplified()], []
+    waiting = [nest.simplified()]
+    done: list[Nest] = []
     while waiting:
         current = waiting.pop()
         parts = _parts(current) if len(waiting) + len(done) < _MOST_NESTS else []

@@ -14,7 +14,7 @@ from tvm.script.ir_builder import tirx as T
 
 from cospipe.backends.tvm.kernels.expressions import Expr
 from cospipe.backends.tvm.kernels.fused import FusedKernel
-from cospipe.backends.tvm.kernels.loops import on_stack, shared_items
+from cospipe.backends.tvm.kernels.loops import element, on_stack, shared_items
 from cospipe.backends.tvm.kernels.rows import MAXIMUM, SUM, Row, once
 from cospipe.backends.tvm.tiling import Core
 
@@ -58,15 +58,15 @@ def _emit(kernel: FusedKernel, softmax: Softmax, core: Core) -> None:
 
 def _emit_row(kernel: FusedKernel, row: Row, index: list[Expr]) -> None:
     (data,) = kernel.inputs
-    largest = once(row.fold(MAXIMUM, lambda position: data[(*index, position)]))
+    largest = once(row.fold(MAXIMUM, lambda position: element(data, *index, position)))
     if row.length > _LONGEST_ON_STACK:
         share = once(1.0 / _sum(kernel, row, index, largest))
-        row.each(lambda p: kernel.epilogue.store([*index, p], T.exp(data[(*index, p)] - largest) * share))
+        row.each(lambda p: kernel.epilogue.store([*index, p], T.exp(element(data, *index, p) - largest) * share))
         return
     exponentials = on_stack((row.length,))
 
     def exponential(position: Expr) -> Expr:
-        T.buffer_store(exponentials, T.exp(data[(*index, position)] - largest), [position])
+        T.buffer_store(exponentials, T.exp(element(data, *index, position) - largest), [position])
         return exponentials[position]
 
     share = once(1.0 / row.fold(SUM, exponential))
@@ -75,11 +75,11 @@ def _emit_row(kernel: FusedKernel, row: Row, index: list[Expr]) -> None:
 
 def _emit_logarithm(kernel: FusedKernel, row: Row, index: list[Expr]) -> None:
     (data,) = kernel.inputs
-    largest = once(row.fold(MAXIMUM, lambda position: data[(*index, position)]))
+    largest = once(row.fold(MAXIMUM, lambda position: element(data, *index, position)))
     logarithm = once(T.log(_sum(kernel, row, index, largest)))
-    row.each(lambda p: kernel.epilogue.store([*index, p], data[(*index, p)] - largest - logarithm))
+    row.each(lambda p: kernel.epilogue.store([*index, p], element(data, *index, p) - largest - logarithm))
 
 
 def _sum(kernel: FusedKernel, row: Row, index: list[Expr], largest: Expr) -> Expr:
     (data,) = kernel.inputs
-    return row.fold(SUM, lambda position: T.exp(data[(*index, position)] - largest))
+    return row.fold(SUM, lambda position: T.exp(element(data, *index, position) - largest))

@@ -45,16 +45,24 @@ def _transpose_block(target: Any, source: Element, row: Expr, column: Expr, rows
             T.buffer_store(target, vector[lane], [(column + i) * rows + row + lane])
 
 
+def _read_row(source: Element, row: int, lanes: int) -> Any:
+    return read_vector(lanes, lambda lane: source(row, lane))
+
+
 def transposed(source: Element, lanes: int) -> list[Any]:
     """Return the columns of a square matrix as vectors.
 
     The lower half of the rows is interleaved with the upper: log2(lanes) times, and rows have become columns.
     """
-    vectors = [read_vector(lanes, lambda lane, i=i: source(i, lane)) for i in range(lanes)]
+    vectors = [_read_row(source, row, lanes) for row in range(lanes)]
     for _ in range(lanes.bit_length() - 1):
         halves = zip(vectors[: lanes // 2], vectors[lanes // 2 :], strict=True)
         vectors = [_interleaved(low, high, lanes, part) for low, high in halves for part in (0, lanes // 2)]
     return vectors
+
+
+def _row(source: Element, row: Expr, column: Expr, lanes: int) -> Any:
+    return read_vector(lanes, lambda lane: source(row, column + lane))
 
 
 def _interleaved(first: Any, second: Any, lanes: int, start: int) -> Any:

@@ -1,4 +1,4 @@
-"""Batch normalisation that no convolution took in: a scale and a shift for each channel, computed from weights alone."""
+"""Batch normalisation that no convolution took in: a scale and a shift a channel, computed from weights alone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def batch_norm(layout: LayoutRewriter, call: relax.Call) -> Value | None:
     scale, shift = _scale_and_shift(layout, [layout.plain(weight) for weight in weights], call)
     value = layout.value(data)
     if value.is_blocked:
-        per_channel = (1, shape[1], 1, 1)
+        per_channel: tuple[int, ...] = (1, shape[1], 1, 1)
         scale, shift = (layout.blocked(_reshaped(layout, vector, per_channel)) for vector in (scale, shift))
         normal = layout.emit_blocked(_scaled(layout, value.blocked, scale, shift), shape)
     else:

@@ -46,15 +46,14 @@ class Residual(nn.Module):
 
 USUAL = {
     "3x3 of large images": usual(32, 57, 3, 1, nn.ReLU6),
-    "3x3 stride 2 of large images": usual(24, 56, 3, 2, nn.ReLU6),
-    "3x3 on 14x14": usual(40, 14, 3, 1, nn.Hardswish),
-    "3x3 on 7x7": usual(48, 7, 3, 1, nn.ReLU),
+    "3x3 stride 2": usual(24, 28, 3, 2, nn.ReLU6),
+    "3x3 on 7x7": usual(48, 7, 3, 1, nn.Hardswish),
     "5x5 stride 2": usual(24, 29, 5, 2, nn.SiLU),
     "7x7 on one pixel": usual(16, 1, 7, 1, nn.ReLU),
-    "residual": (Residual(), (torch.randn(2, 20, 15, 15),)),
+    "residual": (Residual(), (torch.randn(2, 20, 7, 7),)),
     "behind a pointwise convolution": (
         nn.Sequential(nn.Conv2d(5, 18, 1), nn.ReLU6(), nn.Conv2d(18, 18, 3, padding=1, groups=18), nn.Conv2d(18, 4, 1)),
-        (torch.randn(1, 5, 16, 16),),
+        (torch.randn(1, 5, 9, 9),),
     ),
 }
 

@@ -45,13 +45,10 @@ def image(channels, rows, columns, batch=1):
 
 USUAL = {
     "maximum, 3x3 stride 2": (Pooled(32, nn.MaxPool2d(3, 2, 1)), image(3, 57, 56)),
-    "maximum, 3x3 stride 2, ceil": (Pooled(20, nn.MaxPool2d(3, 2, ceil_mode=True)), image(3, 54, 55)),
-    "maximum, 3x3 stride 1": (Pooled(24, nn.MaxPool2d(3, 1, 1)), image(3, 28, 28)),
+    "maximum, 3x3 stride 1": (Pooled(24, nn.MaxPool2d(3, 1, 1)), image(3, 14, 14)),
     "maximum of negative numbers": (lambda x: nn.functional.max_pool2d(-5 - x.abs(), 3, 2, 1), image(16, 14, 14)),
     "maximum, 13x13": (Pooled(8, nn.MaxPool2d(13, 1, 6)), image(3, 20, 20)),
-    "average, 2x2": (Pooled(24, nn.AvgPool2d(2)), image(3, 28, 28)),
-    "average, 3x3": (Pooled(24, nn.AvgPool2d(3, 1, 1, count_include_pad=False)), image(3, 17, 17)),
-    "average over 3": (Pooled(8, nn.AvgPool2d(3, 2, 1, divisor_override=3)), image(3, 17, 17)),
+    "average, 3x3": (Pooled(24, nn.AvgPool2d(3, 1, 1, count_include_pad=False)), image(3, 13, 9)),
     "global average": (Pooled(33, nn.AdaptiveAvgPool2d(1)), image(3, 7, 7, batch=2)),
     "global average of large images": (Pooled(17, nn.AdaptiveAvgPool2d(1)), image(3, 56, 41)),
     "global average of a row": (Pooled(17, nn.AdaptiveAvgPool2d(1)), image(3, 1, 31)),
