@@ -9,7 +9,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST_OPTIONS ?=
-BENCHMARKS := partition first_light cpu_latency
+BENCHMARKS := partition first_light cpu_latency kernel_efficiency
 
 .PHONY: demo test lint bench clean
 

@@ -6,12 +6,14 @@ behind the kernel that computes its input, with weights that other layers have d
 
 * ``kind``: what sort of kernel it is, and ``layer_kind``: the same in the words of the latency model
   (``kernel_kinds.py``);
-* ``macs``: multiply-accumulates; Winograd's kernels count those of the direct convolution and so may exceed the peak;
+* ``macs``: multiply-accumulates as they are usually counted, also for Winograd's kernels those of the direct
+  convolution, and ``done_macs``: what is really done of them (``kernel_kinds.py``);
 * ``input_bytes``, ``weight_bytes``, ``output_bytes``: sizes of what it reads from other kernels, what it reads from
   weights, and what it writes;
 * ``time_us``: shortest time of all runs, and ``one_thread_us``: the same on one core;
-* ``gflops``: 2 operations a multiply-accumulate, in 1e9 a second, and ``peak_share``: the same divided by what these
-  cores reach in registers (``core_limits.py``, in the summary);
+* ``gflops``: 2 operations for each of ``macs``, in 1e9 a second; so Winograd's kernels may exceed the peak;
+* ``peak_share``: 2 operations for each of ``done_macs``, divided by what these cores reach in registers in that time
+  (``core_limits.py``, in the summary);
 * ``gb_per_s``: all bytes, each tensor once, divided by the time;
 * ``efficiency``: time on one core / (threads x time on that many).
 
@@ -54,7 +56,7 @@ def main(
     networks: Annotated[
         list[str] | None, typer.Option(help="torchvision names, package.module:factory, five, unseen; any number")
     ] = None,
-    threads: Annotated[list[int] | None, typer.Option(min=1, help="numbers of cores, one thread each")] = None,
+    threads: Annotated[list[int] | None, typer.Option(min=1, help="numbers of cores, one thread each; 1 2")] = None,
     runs: Annotated[int, typer.Option(min=1, help="fewest timed runs; the shortest time of a kernel counts")] = 15,
     seconds: Annotated[float, typer.Option(min=0, help="shortest time to go on with each network")] = 3.0,
     kernels: Annotated[bool, typer.Option("--kernels", help="also print every kernel")] = False,
@@ -67,7 +69,7 @@ def main(
     host = load_soc("host")
     try:
         specs = model_specs(networks or NETWORKS)
-        counts = checked_threads(threads or [1, 2], host, needs_one=fits)
+        counts = checked_threads(threads or [1, min(2, host.clusters[0].cores)], host, needs_one=fits)
         limits = [measure_limits(host.clusters[0], host.architecture, count) for count in counts]
         rows = _measure_all(specs, host, limits, Duration(runs, seconds))
     except CospipeError as error:
@@ -130,7 +132,7 @@ def _summary(limits: Sequence[CoreLimits], rows: Sequence[dict[str, Value]]) -> 
 
 def _show(rows: Sequence[dict[str, Value]], limits: Sequence[CoreLimits], kernels: bool) -> None:
     if kernels:
-        hidden = ("layer_kind", "input_bytes", "weight_bytes", "output_bytes", "one_thread_us")
+        hidden = ("layer_kind", "done_macs", "input_bytes", "weight_bytes", "output_bytes", "one_thread_us")
         print_rows("Kernels", [{key: row[key] for key in row if key not in hidden} for row in rows])
     print_rows("Kinds of kernels", kind_rows(rows))
     for limit in limits:

@@ -70,4 +70,6 @@ def describe_kernels(module: tvm.IRModule) -> tuple[KernelDescription, ...]:
 def _description(name: str, function: tirx.PrimFunc) -> KernelDescription:
     if emitted := emitted_kernel(function):
         return KernelDescription(name, *emitted)
-    return KernelDescription(name, GENERIC_REDUCTION if function.attrs[_REDUCES] else GENERIC_ELEMENTWISE, {})
+    # What TVM itself adds after the note, a sort or a cumulative sum, is no elementwise kernel.
+    reduces = dict(function.attrs or {}).get(_REDUCES, True)
+    return KernelDescription(name, GENERIC_REDUCTION if reduces else GENERIC_ELEMENTWISE, {})

@@ -22,6 +22,7 @@ from cospipe.backends.tvm.kernel_descriptions import KernelDescription, describe
 from cospipe.backends.tvm.layout import LayoutRewriter
 from cospipe.backends.tvm.layout_rules import RULES
 from cospipe.backends.tvm.link import link_shared_library
+from cospipe.backends.tvm.op_patterns import correct_op_patterns
 from cospipe.backends.tvm.schedule import schedule_module
 from cospipe.backends.tvm.tiling import Core
 from cospipe.backends.tvm.weight_preparation import lift_weight_preparation, weight_arguments
@@ -60,6 +61,7 @@ def lowering_passes(target: Target, core: Core, allows_winograd: bool = True) ->
         relax.transform.DecomposeOpsForInference(),
         relax.transform.LegalizeOps(),
         relax.transform.AnnotateTIROpPattern(),
+        correct_op_patterns,
         relax.transform.FoldConstant(),
         lift_weight_preparation,
         note_generic_kernels,

@@ -109,7 +109,24 @@ def test_bytes_of_weights_and_inputs_are_told_apart(measured):
 
 def test_kernel_of_an_unknown_kind_is_called_by_its_name():
     work = work_of(KernelDescription("k", "brand_new", {}))
-    assert work == ("brand new", LayerKind.OTHER, 0)
+    assert work == ("brand new", LayerKind.OTHER, 0, 0)
+
+
+def test_taps_outside_the_image_are_not_done():
+    window = {"input": 5, "output": 3, "kernel": 3, "stride": 2, "padding": 1, "dilation": 1}
+    work = work_of(KernelDescription("k", "convolution", {**POINTWISE, "rows": window, "columns": window}))
+    assert work.kind == "direct convolution"
+    assert work.macs == 64 * 32 * 3**2 * 3**2
+    assert work.done_macs == 64 * 32 * (2 + 3 + 2) ** 2  # the first and the last window lose a tap each
+
+
+def test_winograd_does_fewer_products():
+    sizes = {"input_rows": 12, "input_columns": 12, "output_rows": 12, "output_columns": 12, "top": 1, "left": 1}
+    blocks = {"batch": 1, "input_blocks": 2, "output_blocks": 3, "input_block": 16, "output_block": 16}
+    options = {**blocks, **sizes, "size": 6, "panel": 4, "tile_pixels": 4, "tile_vectors": 3}
+    work = work_of(KernelDescription("k", "winograd", options))
+    assert work.macs == 32 * 48 * 9 * 144
+    assert work.done_macs == 32 * 48 * 64 * 4  # four tiles of 6 x 6 outputs, each from 8 x 8 products
 
 
 def test_row_of_a_kernel():

@@ -17,19 +17,38 @@ _EXACT_INTEGERS = 2**24
 def position(layout: LayoutRewriter, call: relax.Call) -> Value | None:
     """Rewrite an argmax or argmin along one axis."""
     (data,) = call.args
-    shape, axis = shape_of(data), call.attrs.axis
-    if axis is None or not shape or str(data.ty.dtype) != "float32" or max(shape) >= _EXACT_INTEGERS:
+    if call.attrs.axis is None or not _can_search(data):
         return None
-    along, finds_largest = int(axis) % len(shape), call.op.name == "relax.argmax"
-    plain = layout.plain(data)
+    _, found = _search(layout, data, int(call.attrs.axis), call.op.name == "relax.argmax", str(call.ty.dtype))
+    return layout.emit(relax.op.reshape(found, shape_of(call)))
+
+
+def first_of_sorted(layout: LayoutRewriter, call: relax.Call) -> Value | None:
+    """Rewrite the first of the sorted numbers, which the importer makes of a maximum and its position."""
+    (data,), attributes = call.args, call.attrs
+    if attributes.k != 1 or attributes.ret_type != "both" or not _can_search(data):
+        return None
+    extreme, found = _search(layout, data, int(attributes.axis), bool(attributes.largest), str(attributes.dtype))
+    shape = shape_of(extreme)
+    return Value((), fields=(Value(shape, plain=extreme), layout.emit(relax.op.reshape(found, shape))))
+
+
+def _can_search(data: Expr) -> bool:
+    shape = shape_of(data)
+    return bool(shape) and str(data.ty.dtype) == "float32" and max(shape) < _EXACT_INTEGERS
+
+
+def _search(layout: LayoutRewriter, data: Expr, axis: int, finds_largest: bool, dtype: str) -> tuple[Expr, Expr]:
+    """Return the largest or smallest numbers, and their positions without the axis."""
+    plain, along = layout.plain(data), axis % len(shape_of(data))
     extreme = layout.emit_expression((relax.op.max if finds_largest else relax.op.min)(plain, along, keepdims=True))
     found = layout.compute(
-        lambda numbers, sought: _first_position(numbers, sought, along, str(call.ty.dtype)),
+        lambda numbers, sought: _first_position(numbers, sought, along, dtype),
         plain,
         extreme,
         primfunc_name_hint="first_position",
     )
-    return layout.emit(relax.op.reshape(found, shape_of(call)))
+    return extreme, found
 
 
 def _first_position(numbers: te.Tensor, sought: te.Tensor, along: int, dtype: str) -> te.Tensor:
@@ -46,4 +65,8 @@ def _first_position(numbers: te.Tensor, sought: te.Tensor, along: int, dtype: st
     return topi.cast(te.compute(rest, first, name="first_position"), dtype)
 
 
-RULES: dict[str, Rule] = {"relax.argmax": position, "relax.argmin": position}
+RULES: dict[str, Rule] = {
+    "relax.argmax": position,
+    "relax.argmin": position,
+    "relax.topk": first_of_sorted,
+}
