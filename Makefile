@@ -8,7 +8,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PYTEST_OPTIONS ?=
+PYTEST_OPTIONS ?= -n auto
 BENCHMARKS := partition first_light cpu_latency kernel_efficiency
 
 .PHONY: demo test lint bench clean

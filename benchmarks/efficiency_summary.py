@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from core_limits import CoreLimits
 from environment import Row, Value
 from kernel_kinds import work_of
-from kernel_timing import KernelCall
+from kernel_timing import KernelCall, Timing
 
 
 def kernel_rows(
-    network: str, calls: Sequence[KernelCall], limits: CoreLimits, alone: Sequence[KernelCall] = ()
+    network: str, timing: Timing, limits: CoreLimits, alone: Sequence[KernelCall] = ()
 ) -> list[dict[str, Value]]:
     """Return one row for each kernel of a network.
 
@@ -19,16 +19,16 @@ def kernel_rows(
     ----------
     network : str
         Its name.
-    calls : sequence of KernelCall
+    timing : Timing
         What was measured on ``limits.threads`` cores.
     limits : CoreLimits
         What these cores can do at most.
     alone : sequence of KernelCall
         What was measured on one core; empty when nothing was.
     """
-    single = matching_times_us(calls, alone)
+    single = matching_times_us(timing.calls, alone)
     rows: list[dict[str, Value]] = []
-    for position, (call, single_us) in enumerate(zip(calls, single, strict=True)):
+    for position, (call, single_us) in enumerate(zip(timing.calls, single, strict=True)):
         work = work_of(call.kernel)
         gflops = 2 * work.macs / call.time_us / 1e3
         rows.append(
@@ -48,6 +48,7 @@ def kernel_rows(
                 "gflops": round(gflops, 2) if work.macs else None,
                 "peak_share": round(2 * work.done_macs / call.time_us / 1e3 / limits.gflops, 3) if work.macs else None,
                 "gb_per_s": round(call.moved_bytes / call.time_us / 1e3, 2),
+                "interrupted": round(timing.interrupted, 3),
                 "one_thread_us": None if single_us is None else round(single_us, 2),
                 "efficiency": None if single_us is None else round(single_us / (limits.threads * call.time_us), 3),
             }
@@ -88,6 +89,7 @@ def _kind_row(kind: str, threads: int, rows: Sequence[Row], total_us: float) -> 
         "peak_share": _median_by_time(rows, "peak_share"),
         "gb_per_s": round(moved / time_us / 1e3, 1),
         "efficiency": _median_by_time(rows, "efficiency", "one_thread_us"),
+        "interrupted": _median_by_time(rows, "interrupted"),
     }
 
 

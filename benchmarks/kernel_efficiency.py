@@ -15,10 +15,12 @@ behind the kernel that computes its input, with weights that other layers have d
 * ``peak_share``: 2 operations for each of ``done_macs``, divided by what these cores reach in registers in that time
   (``core_limits.py``, in the summary);
 * ``gb_per_s``: all bytes, each tensor once, divided by the time;
+* ``interrupted``: share of the runs of this network in which another program took a core away. A kernel needs only one
+  good run of many, but on several cores few are good on a busy machine, and then their figures say little;
 * ``efficiency``: time on one core / (threads x time on that many).
 
 The table has one line for each kind: times, operations and bytes are summed; ``peak_share`` and ``efficiency`` are
-medians over its kernels, weighted by time. On a busy machine only one-core figures are worth anything.
+medians over its kernels, weighted by time.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ from command_line import repeat_option_names
 from core_limits import CoreLimits, measure_limits
 from efficiency_summary import kernel_rows, kind_rows, limit_values
 from environment import JsonFile, Value, print_rows, write_rows
-from kernel_timing import Duration, KernelCall, time_kernels
+from kernel_timing import Duration, KernelCall, Timing, time_kernels
 from latency_fit import fit, measured_host, table_text
 from models import FIVE, Network, load_network, model_specs
 from rich.console import Console
@@ -108,14 +110,14 @@ def _measure_all(
             network, alone = load_network(spec, (), keep_weights=False), list[KernelCall]()
             for limit in limits:
                 progress.update(task, description=f"{spec} on {limit.threads}", refresh=True)
-                calls = _timed(network, host, limit.threads, duration)
-                rows += kernel_rows(spec.rpartition(":")[2], calls, limit, alone)
-                alone = calls if limit.threads == 1 else alone
+                timing = _timed(network, host, limit.threads, duration)
+                rows += kernel_rows(spec.rpartition(":")[2], timing, limit, alone)
+                alone = timing.calls if limit.threads == 1 else alone
                 progress.update(task, advance=1, refresh=True)
     return rows
 
 
-def _timed(network: Network, host: Soc, threads: int, duration: Duration) -> list[KernelCall]:
+def _timed(network: Network, host: Soc, threads: int, duration: Duration) -> Timing:
     with tempfile.TemporaryDirectory(prefix="kernel_efficiency-") as folder:
         return time_kernels(network, host.clusters[0], host.architecture, threads, duration, Path(folder))
 

@@ -7,6 +7,7 @@ instrument takes about a microsecond itself, which the shortest kernels' times c
 from __future__ import annotations
 
 import gc
+import resource
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -70,6 +71,14 @@ class KernelCall:
         return self.input_bytes + self.weight_bytes + self.output_bytes
 
 
+@dataclass(frozen=True)
+class Timing:
+    """The calls of a network's kernels in order, and the share of runs in which another program took a core away."""
+
+    calls: list[KernelCall]
+    interrupted: float
+
+
 @dataclass
 class _Instrument:
     """Is called before and after everything the virtual machine calls; notes what takes part and how long it takes."""
@@ -105,7 +114,7 @@ def _size(tensors: list[Any]) -> int:
 
 def time_kernels(
     network: Network, cluster: Cluster, architecture: str, threads: int, duration: Duration, folder: Path
-) -> list[KernelCall]:
+) -> Timing:
     """Compile a network for some cores of this machine and time its kernels.
 
     Parameters
@@ -125,8 +134,8 @@ def time_kernels(
 
     Returns
     -------
-    list of KernelCall
-        In the order the network calls them.
+    Timing
+        What was measured.
 
     Raises
     ------
@@ -144,7 +153,7 @@ def time_kernels(
 
 def _measure(
     network: Network, library: Path, lowered: LoweredStage, stored: Mapping[str, torch.Tensor], duration: Duration
-) -> list[KernelCall]:
+) -> Timing:
     machine = relax.VirtualMachine(tvm.runtime.load_module(str(library)), tvm.cpu())
     weights = _prepared_weights(machine, lowered, stored)
     arguments = [*(_tensor(value) for value in network.inputs), *weights]
@@ -154,8 +163,9 @@ def _measure(
     instrument.notes_calls = True
     machine["main"](*arguments)
     instrument.notes_calls = False
-    times = _shortest_times(lambda: machine["main"](*arguments), instrument, duration)
-    return [KernelCall(*call, time_us=us) for call, us in zip(instrument.calls, times, strict=True)]
+    times, interrupted = _shortest_times(lambda: machine["main"](*arguments), instrument, duration)
+    calls = [KernelCall(*call, time_us=us) for call, us in zip(instrument.calls, times, strict=True)]
+    return Timing(calls, interrupted)
 
 
 def _prepared_weights(machine: Any, lowered: LoweredStage, stored: Mapping[str, torch.Tensor]) -> list[Any]:
@@ -178,19 +188,28 @@ def _check(network: Network, results: Any) -> None:
         raise LoweringError(f"It computes something else than eager PyTorch: the relative error is {max(errors):.1e}.")
 
 
-def _shortest_times(run: Callable[[], object], instrument: _Instrument, duration: Duration) -> list[float]:
-    """Return the shortest time of each call, in us."""
+def _shortest_times(
+    run: Callable[[], object], instrument: _Instrument, duration: Duration
+) -> tuple[list[float], float]:
+    """Return the shortest time of each call, in us, and the share of interrupted runs."""
     for _ in range(WARM_UP_RUNS):
         run()
     rows: list[list[int]] = []
+    interrupted = 0
     end = time.perf_counter() + duration.seconds
     gc.collect()
     gc.disable()
     try:
         while len(rows) < duration.runs or time.perf_counter() < end:
             instrument.times_ns.clear()
+            switches = _involuntary_switches()
             run()
+            interrupted += _involuntary_switches() > switches
             rows.append(list(instrument.times_ns))
     finally:
         gc.enable()
-    return [min(column) / 1e3 for column in zip(*rows, strict=True)]
+    return [min(column) / 1e3 for column in zip(*rows, strict=True)], interrupted / len(rows)
+
+
+def _involuntary_switches() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kernel_efficiency import app, checked_threads
 from kernel_kinds import work_of
-from kernel_timing import Duration, KernelCall, time_kernels
+from kernel_timing import Duration, KernelCall, Timing, time_kernels
 from latency_fit import descriptor, fit, measured_host, table_text
 from models import Network
 from torch import nn
@@ -75,8 +75,9 @@ def measured(tmp_path_factory):
     torch.manual_seed(0)
     inputs = torch.randn(1, 16, 56, 56), torch.randn(2, 40, 64), torch.randn(2, 64, 24)
     network = Network(Several().eval().requires_grad_(False), inputs)
-    calls = time_kernels(network, CLUSTER, HOST.architecture, 1, Duration(3, 0.0), tmp_path_factory.mktemp("kernels"))
-    return network, calls
+    timing = time_kernels(network, CLUSTER, HOST.architecture, 1, Duration(3, 0.0), tmp_path_factory.mktemp("kernels"))
+    assert 0 <= timing.interrupted <= 1
+    return network, timing.calls
 
 
 @pytest.mark.slow
@@ -130,12 +131,13 @@ def test_winograd_does_fewer_products():
 
 
 def test_row_of_a_kernel():
-    (row,) = kernel_rows("net", [call("k", 10.0)], LIMITS, [call("k", 16.0)])
+    (row,) = kernel_rows("net", Timing([call("k", 10.0)], 0.25), LIMITS, [call("k", 16.0)])
     assert row["macs"] == 64 * 32 * 100
     assert row["gflops"] == pytest.approx(2 * 204_800 / 10e-6 / 1e9, rel=1e-3)
     assert row["peak_share"] == pytest.approx(40.96 / 200, abs=1e-3)
     assert row["gb_per_s"] == pytest.approx(0.6)
     assert row["efficiency"] == pytest.approx(16 / 20)
+    assert row["interrupted"] == 0.25
     assert row["kind"] == "pointwise convolution"
 
 
@@ -149,7 +151,8 @@ def test_networks_that_were_compiled_differently_are_not_compared():
 
 def test_kinds_are_summed_and_sorted_by_time():
     pooled = call("p", 100.0, kind="pooling", options={})
-    rows = kernel_rows("net", [call("a", 10.0), call("b", 30.0), pooled], LIMITS, [call("a", 20.0)] * 3)
+    timing = Timing([call("a", 10.0), call("b", 30.0), pooled], 0.0)
+    rows = kernel_rows("net", timing, LIMITS, [call("a", 20.0)] * 3)
     pooling, pointwise = kind_rows(rows)
     assert (pooling["kind"], pooling["gflops"], pooling["peak_share"]) == ("pooling", None, None)
     assert pointwise["kernels"] == 2
