@@ -3,6 +3,8 @@
 from itertools import chain
 
 import torch
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
@@ -108,6 +110,22 @@ WIDTHS = {
     "avx512": Core("x86_64", 64, 32, cores=2),
 }
 """Kinds of cores; a stage made for any of them runs on this machine, whose compiler splits or joins the vectors."""
+
+
+ONE_LIST = settings(max_examples=1, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+"""A compilation is dear: one list of random cases is compiled as one library, and not shrunk."""
+
+
+def several(cases, count):
+    """Return a strategy of lists of ``count`` cases that differ.
+
+    hypothesis tries the simplest list first; were the cases allowed to be equal, it would be the simplest case alone.
+    """
+    return st.lists(cases, min_size=count, max_size=count, unique_by=_description)
+
+
+def _description(case):
+    return str([getattr(leaf, "shape", leaf) for leaf in tree_leaves(case)])
 
 
 def compile_and_compare_all_widths(cases, folder):

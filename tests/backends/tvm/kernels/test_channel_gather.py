@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from compiling import compile_and_compare_all_widths
-from hypothesis import HealthCheck, Phase, given, settings
+from compiling import ONE_LIST, compile_and_compare_all_widths, several
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -50,8 +50,8 @@ def rearrangements(draw):
 
 
 @pytest.mark.slow
-@settings(max_examples=1, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
-@given(modules=st.lists(rearrangements(), min_size=12, max_size=12))
+@ONE_LIST
+@given(modules=several(rearrangements(), 12))
 def test_random_rearrangements(tmp_path_factory, modules):
     cases = {f"{i} {m.stems} {m.steps}": (m, (torch.randn(2, 2, 3, 5),)) for i, m in enumerate(modules)}
     errors = compile_and_compare_all_widths(cases, tmp_path_factory.mktemp("gather"))

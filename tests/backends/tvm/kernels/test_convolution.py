@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from compiling import compile_and_compare_all_widths
-from hypothesis import HealthCheck, Phase, given, settings
+from compiling import ONE_LIST, compile_and_compare_all_widths, several
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -33,8 +33,8 @@ def convolutions(draw):
 
 
 @pytest.mark.slow
-@settings(max_examples=1, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
-@given(cases=st.lists(convolutions(), min_size=8, max_size=8))
+@ONE_LIST
+@given(cases=several(convolutions(), 8))
 def test_random_convolutions(tmp_path_factory, monkeypatch, cases):
     monkeypatch.setattr(convolution, "_winograd_size", lambda *_: None)
     named = {f"{number} {model} {tuple(image.shape)}": (model, (image,)) for number, (model, image) in enumerate(cases)}

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from compiling import compile_and_compare_all_widths
-from hypothesis import HealthCheck, Phase, given, settings
+from compiling import ONE_LIST, compile_and_compare_all_widths, several
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -64,8 +64,8 @@ def test_usual_layers(tmp_path):
 
 
 @pytest.mark.slow
-@settings(max_examples=1, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
-@given(cases=st.lists(depthwise_convolutions(), min_size=12, max_size=12))
+@ONE_LIST
+@given(cases=several(depthwise_convolutions(), 12))
 def test_random_depthwise_convolutions(tmp_path_factory, cases):
     named = {f"{number} {model} {tuple(image.shape)}": (model, (image,)) for number, (model, image) in enumerate(cases)}
     errors = compile_and_compare_all_widths(named, tmp_path_factory.mktemp("depthwise"))

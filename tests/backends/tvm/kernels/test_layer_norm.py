@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from compiling import compile_and_compare_all_widths
+from compiling import ONE_LIST, compile_and_compare_all_widths, several
 from direct import WIDTHS, Library, random_arrays
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
@@ -66,8 +66,8 @@ def normalised(draw):
     return Normalised(shape[-axes:], draw(st.sampled_from([1e-5, 1e-12, 0.1]))), (torch.randn(shape),)
 
 
-@settings(max_examples=1, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
-@given(modules=st.lists(normalised(), min_size=8, max_size=8))
+@ONE_LIST
+@given(modules=several(normalised(), 8))
 def test_random_tensors(tmp_path_factory, modules):
     cases = {f"{i} {m.norm.normalized_shape} of {tuple(x.shape)}": (m, (x,)) for i, (m, (x,)) in enumerate(modules)}
     errors = compile_and_compare_all_widths(cases, tmp_path_factory.mktemp("norm"))

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from compiling import WIDTHS, Function, compile_and_compare_all_widths
-from hypothesis import HealthCheck, Phase, assume, given, settings
+from compiling import ONE_LIST, WIDTHS, Function, compile_and_compare_all_widths, several
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -14,7 +14,6 @@ from cospipe.ir.soc import load_soc
 
 TOLERANCE = 1e-5
 """Of the output's scale; FP32 sums of up to some thousand products in another order."""
-SEVERAL = settings(max_examples=1, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
 SIZES = st.one_of(st.integers(1, 70), st.sampled_from([1, 3, 4, 15, 16, 17, 32, 48, 64, 65]))
 LEADING = st.lists(st.integers(1, 3), max_size=2)
 
@@ -107,15 +106,15 @@ LARGE = {
 
 
 @pytest.mark.slow
-@SEVERAL
-@given(cases=st.lists(st.one_of(linears(), weighted()), min_size=7, max_size=7))
+@ONE_LIST
+@given(cases=several(st.one_of(linears(), weighted()), 7))
 def test_random_linear_layers(tmp_path_factory, cases):
     check(cases, tmp_path_factory)
 
 
 @pytest.mark.slow
-@SEVERAL
-@given(cases=st.lists(st.one_of(products(), heads()), min_size=5, max_size=5))
+@ONE_LIST
+@given(cases=several(st.one_of(products(), heads()), 5))
 def test_random_batched_products(tmp_path_factory, cases):
     check(cases, tmp_path_factory)
 
@@ -140,6 +139,5 @@ def check(cases, tmp_path_factory):
         f"{number} {model} {[tuple(tensor.shape) for tensor in inputs]}": (model, inputs)
         for number, (model, inputs) in enumerate(cases)
     }
-    assume(len({name.partition(" ")[2] for name in named}) > 1)  # the first example is always the simplest of all
     errors = compile_and_compare_all_widths(named, tmp_path_factory.mktemp("products"))
     assert {name: error for name, error in errors.items() if not error <= TOLERANCE} == {}

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from compiling import compile_and_compare_all_widths
+from compiling import ONE_LIST, compile_and_compare_all_widths, several
 from direct import WIDTHS, Library
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -87,8 +87,8 @@ def attended(draw):
     return Attended(axis, draw(st.booleans())), (torch.randn(shape),)
 
 
-@settings(max_examples=1, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
-@given(modules=st.lists(attended(), min_size=8, max_size=8))
+@ONE_LIST
+@given(modules=several(attended(), 8))
 def test_any_axis_of_random_tensors(tmp_path_factory, modules):
     cases = {f"{i} axis {m.axis} of {tuple(x.shape)}": (m, (x,)) for i, (m, (x,)) in enumerate(modules)}
     errors = compile_and_compare_all_widths(cases, tmp_path_factory.mktemp("softmax"))

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from compiling import compile_and_compare_all_widths
-from hypothesis import HealthCheck, Phase, assume, given, settings
+from compiling import ONE_LIST, compile_and_compare_all_widths, several
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -11,7 +11,6 @@ from cospipe.backends.tvm.kernels.transposed_convolution import Axis
 
 TOLERANCE = 1e-5
 """Of the output's scale; FP32 sums of up to some thousand products in another order."""
-SEVERAL = settings(max_examples=1, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
 TAILS = st.sampled_from([nn.Identity, nn.ReLU, nn.Hardswish])
 
 
@@ -102,22 +101,21 @@ class Residual(nn.Module):
 
 
 def wrong(drawn, folder):
-    assume(len({str(model) for model, _ in drawn}) == len(drawn))  # hypothesis' first example is one case many times
     cases = {f"{model} of {shape}": (model, (torch.randn(shape),)) for model, shape in drawn}
     errors = compile_and_compare_all_widths(cases, folder)
     return {name: error for name, error in errors.items() if not error <= TOLERANCE}
 
 
 @pytest.mark.slow
-@SEVERAL
-@given(drawn=st.lists(transposed(), min_size=8, max_size=8))
+@ONE_LIST
+@given(drawn=several(transposed(), 8))
 def test_random_transposed_convolutions(tmp_path_factory, drawn):
     assert wrong(drawn, tmp_path_factory.mktemp("transposed")) == {}
 
 
 @pytest.mark.slow
-@SEVERAL
-@given(drawn=st.tuples(*[transposed_sequences()] * 4, *[sequences()] * 4))
+@ONE_LIST
+@given(drawn=st.tuples(several(transposed_sequences(), 4), several(sequences(), 4)).map(lambda pair: pair[0] + pair[1]))
 def test_random_convolutions_of_sequences(tmp_path_factory, drawn):
     assert wrong([*drawn, (Residual(), (2, 6, 21))], tmp_path_factory.mktemp("sequences")) == {}
 
