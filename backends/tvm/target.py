@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import log2
+
 from tvm.target import Target
 
 from cospipe.backends.tvm.tiling import FP32_BYTES, Core
@@ -31,8 +33,13 @@ def core_target(cluster: Cluster, cores: int, architecture: str) -> Target:
 
 
 def kernel_core(cluster: Cluster, cores: int, architecture: str) -> Core:
-    """Return what kernels must know of some cores of a cluster."""
+    """Return what kernels must know of some cores of a cluster.
+
+    Memory bandwidth is rounded to a power of two: that of ``host`` is measured, and two measurements should lead to the
+    same kernels.
+    """
     shared_by = cluster.cores if cluster.l2_shared else 1
+    bytes_per_cycle = cluster.memory_bandwidth_gb_per_s[cores - 1] * 1e3 / cluster.max_clock_mhz
     return Core(
         architecture=architecture,
         simd_bytes=cluster.simd_bytes,
@@ -41,7 +48,7 @@ def kernel_core(cluster: Cluster, cores: int, architecture: str) -> Core:
         l1_bytes=cluster.l1d_kib * 1024,
         l2_bytes=cluster.l2_kib * 1024 // shared_by,
         cores=cores,
-        memory_bytes_per_cycle=cluster.memory_bandwidth_gb_per_s[cores - 1] * 1e3 / cluster.max_clock_mhz,
+        memory_bytes_per_cycle=2.0 ** round(log2(bytes_per_cycle)),
     )
 
 

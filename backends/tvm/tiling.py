@@ -14,6 +14,9 @@ FP32_BYTES = 4
 _FMA_LATENCY_CYCLES = 4
 _TRANSFORM_CYCLES = 4.0
 _PIXEL_LOAD_CYCLES, _WEIGHT_LOAD_CYCLES = 0.1, 0.5
+_UNHIDDEN_SHARE = 0.2
+"""Of reading weights from beyond the L2 or of computing, whichever is shorter, what the other does not hide: fitted to
+3x3 convolutions of 64 to 512 channels, direct and by Winograd, on a Zen 4 core."""
 _MOST_COLUMNS = 16
 _STACK_TILE_BYTES = 1024
 """TVM keeps a buffer on the stack, and so in registers, up to this size; a larger one becomes a heap workspace."""
@@ -165,14 +168,11 @@ def runs_channels_outside(input_bytes: int, weight_bytes: int, channel_tiles: in
 
 
 def direct_cycles(shape: ConvolutionShape, core: Core) -> float:
-    """Return the cycles of a direct convolution on the cores.
-
-    Weights from beyond the L2 are waited for: each is read once, and too far from the last for hardware to foresee.
-    """
+    """Return the cycles of a direct convolution on the cores."""
     tile = register_tile(shape.output_columns, shape.output_vectors, core)
     row = tile_cycles(shape.output_columns, shape.output_vectors, tile, core)
     computing = row * shape.output_rows * shape.input_channels * shape.taps / core.cores
-    return computing + _reading_cycles(shape.weights * shape.taps, core)
+    return _overlapped(computing, _reading_cycles(shape.weights * shape.taps, core))
 
 
 def winograd_cycles(shape: ConvolutionShape, size: int, core: Core) -> float:
@@ -186,8 +186,7 @@ def winograd_cycles(shape: ConvolutionShape, size: int, core: Core) -> float:
     products = tile_cycles(tiles, shape.output_vectors, tile, core) * patch**2 * shape.input_channels
     vectors = tiles * (ceil(shape.input_channels / core.lanes) + shape.output_vectors)
     transforming = vectors * patch**2 * _TRANSFORM_CYCLES / core.fma_per_cycle
-    reading = _reading_cycles(shape.weights * patch**2, core)
-    return (products + transforming) / core.cores + reading
+    return _overlapped((products + transforming) / core.cores, _reading_cycles(shape.weights * patch**2, core))
 
 
 def winograd_panel(shape: ConvolutionShape, size: int, core: Core) -> int:
@@ -201,6 +200,11 @@ def winograd_panel(shape: ConvolutionShape, size: int, core: Core) -> int:
 def _reading_cycles(weights: int, core: Core) -> float:
     is_cached = weights * FP32_BYTES <= core.l2_bytes
     return 0.0 if is_cached else weights * FP32_BYTES / core.memory_bytes_per_cycle
+
+
+def _overlapped(computing_cycles: float, reading_cycles: float) -> float:
+    longer, shorter = max(computing_cycles, reading_cycles), min(computing_cycles, reading_cycles)
+    return longer + _UNHIDDEN_SHARE * shorter
 
 
 def largest_divisor(number: int, limit: int) -> int:
