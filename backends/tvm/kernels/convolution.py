@@ -65,7 +65,7 @@ class Convolution:
     batch : int
         Images.
     groups : int
-        Groups, merged until each fills whole channel blocks.
+        Groups, several of the network's merged into each so that it fills whole channel blocks.
     input_channels, output_channels : int
         Of one group, padded to whole blocks.
     input_block, output_block : int
@@ -133,7 +133,7 @@ def choose_tile(columns: int, vectors: int, core: Core) -> tuple[int, int]:
     return tile.pixels, tile.vectors
 
 
-def pack_weight(weight: te.Tensor, convolution: Convolution, merged_groups: int) -> te.Tensor:
+def pack_weight(weight: te.Tensor, convolution: Convolution, groups: int, merged_groups: int) -> te.Tensor:
     """Return a weight in the order the kernel reads it.
 
     Parameters
@@ -142,11 +142,14 @@ def pack_weight(weight: te.Tensor, convolution: Convolution, merged_groups: int)
         Shape (output channels, input channels of a group, kernel rows, kernel columns).
     convolution : Convolution
         What it is packed for.
+    groups : int
+        Groups of the weight.
     merged_groups : int
-        How many groups of the weight make one group of the convolution; channels of different ones get zeros.
+        How many of them make one group of the convolution, whose last may get fewer; channels of different ones get
+        zeros.
     """
     outputs, inputs = (int(extent) for extent in weight.shape[:2])
-    group_outputs = outputs // (convolution.groups * merged_groups)
+    group_outputs = outputs // groups
     block, vectors = convolution.output_block, convolution.vectors
 
     def packed(*index: Expr) -> Expr:
@@ -156,7 +159,10 @@ def pack_weight(weight: te.Tensor, convolution: Convolution, merged_groups: int)
         exists = tirx.all(output < group_outputs * merged_groups, source < inputs * merged_groups)
         if merged_groups > 1:
             exists = tirx.all(exists, output // group_outputs == source // inputs)
-        value = weight(group * group_outputs * merged_groups + output, source % inputs, row, column)
+        stored = group * group_outputs * merged_groups + output
+        if groups % merged_groups:
+            exists = tirx.all(exists, stored < outputs)
+        value = weight(stored, source % inputs, row, column)
         return tirx.if_then_else(exists, value, tirx.const(0.0, "float32"))
 
     return te.compute(convolution.weight_shape, packed, name="packed_weight")

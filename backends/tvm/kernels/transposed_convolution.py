@@ -143,7 +143,7 @@ def choose_tile(columns: Axis, vectors: int, core: Core) -> tuple[int, int]:
     return direct.choose_tile(ceil(columns.output / columns.stride), vectors, core)
 
 
-def pack_weight(weight: te.Tensor, transposed: TransposedConvolution, merged_groups: int) -> te.Tensor:
+def pack_weight(weight: te.Tensor, transposed: TransposedConvolution, groups: int, merged_groups: int) -> te.Tensor:
     """Return a weight in the order the kernel reads it.
 
     Parameters
@@ -152,11 +152,12 @@ def pack_weight(weight: te.Tensor, transposed: TransposedConvolution, merged_gro
         Shape (input channels, output channels of a group, kernel rows, kernel columns).
     transposed : TransposedConvolution
         What it is packed for.
+    groups : int
+        Groups of the weight.
     merged_groups : int
-        How many groups of the weight make one group of the convolution.
+        How many of them make one group of the convolution.
     """
     inputs, group_outputs, *kernel = (int(extent) for extent in weight.shape)
-    groups = transposed.groups * merged_groups
     group_inputs = inputs // groups
 
     def dense(output: Expr, source: Expr, row: Expr, column: Expr) -> Expr:
@@ -164,7 +165,7 @@ def pack_weight(weight: te.Tensor, transposed: TransposedConvolution, merged_gro
 
     turned = te.compute((groups * group_outputs, group_inputs, *kernel), dense, name="turned_weight")
     rows, columns = (Window(extent, 1, extent, 1, 0, 1) for extent in kernel)
-    return direct.pack_weight(turned, transposed.convolution(rows, columns), merged_groups)
+    return direct.pack_weight(turned, transposed.convolution(rows, columns), groups, merged_groups)
 
 
 def emit(kernel: FusedKernel, core: Core) -> tirx.PrimFunc:

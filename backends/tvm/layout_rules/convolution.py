@@ -126,10 +126,10 @@ def _direct(layout: LayoutRewriter, call: relax.Call, data: Expr, weight: Expr) 
     rows, columns = _windows(call, image, kernel[2:])
     tile = direct.choose_tile(columns.output, outputs // output_block, layout.core)
     described = Convolution(
-        image[0], groups // merged, inputs, outputs, input_block, output_block, rows, columns, *tile
+        image[0], ceil(groups / merged), inputs, outputs, input_block, output_block, rows, columns, *tile
     )
     packed = layout.compute(
-        lambda w: direct.pack_weight(w, described, merged),
+        lambda w: direct.pack_weight(w, described, groups, merged),
         layout.plain(weight),
         primfunc_name_hint="pack_convolution_weight",
     )
@@ -145,9 +145,18 @@ def _direct(layout: LayoutRewriter, call: relax.Call, data: Expr, weight: Expr) 
 
 
 def merged_groups(groups: int, inputs: int, outputs: int, input_block: int, output_block: int) -> int:
-    """Return how many groups must be computed as one so that each fills whole channel blocks."""
+    """Return how many groups must be computed as one so that each fills whole channel blocks.
+
+    The last one may hold fewer groups, and zeros, if they end in the last channel block: 13 groups of 8 channels are 7
+    pairs on blocks of 16.
+    """
+
+    def fills_blocks(merged: int, channels: int, block: int) -> bool:
+        ends_in_last_block = ceil(groups / merged) * merged * channels == ceil(groups * channels / block) * block
+        return merged * channels % block == 0 and ends_in_last_block
+
     for merged in range(1, groups):
-        if groups % merged == 0 and merged * inputs % input_block == 0 and merged * outputs % output_block == 0:
+        if fills_blocks(merged, inputs, input_block) and fills_blocks(merged, outputs, output_block):
             return merged
     return groups
 

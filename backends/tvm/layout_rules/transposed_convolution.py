@@ -22,7 +22,7 @@ def transposed_convolution(layout: LayoutRewriter, call: relax.Call) -> Value | 
         return None
     described, merged = _described(layout, call)
     packed = layout.compute(
-        lambda w: transposed.pack_weight(w, described, merged),
+        lambda w: transposed.pack_weight(w, described, int(call.attrs.groups), merged),
         layout.plain(weight),
         primfunc_name_hint="pack_transposed_weight",
     )
@@ -47,7 +47,7 @@ def _described(layout: LayoutRewriter, call: relax.Call) -> tuple[TransposedConv
     rows, columns = _axes(call, image)
     tile = transposed.choose_tile(columns, outputs // output_block, layout.core)
     described = TransposedConvolution(
-        image[0], groups // merged, inputs, outputs, input_block, output_block, rows, columns, *tile
+        image[0], ceil(groups / merged), inputs, outputs, input_block, output_block, rows, columns, *tile
     )
     return described, merged
 

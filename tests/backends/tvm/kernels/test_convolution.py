@@ -1,5 +1,7 @@
 """Direct convolutions of random shapes against eager PyTorch, on every width of vector registers."""
 
+from math import ceil
+
 import pytest
 import torch
 from compiling import ONE_LIST, compile_and_compare_all_widths, several
@@ -55,8 +57,27 @@ def test_a_window_knows_its_taps_inside_the_image(size, kernel, stride, padding,
     assert window.leaves_image or len(inside) == kernel
 
 
-@given(st.sampled_from([1, 2, 4, 6, 8, 32]), st.integers(1, 8), st.integers(1, 8), st.sampled_from([1, 4, 8, 16]))
-def test_merged_groups_fill_blocks(groups, inputs, outputs, block):
+@given(st.integers(1, 60), st.integers(1, 32), st.integers(1, 32), st.sampled_from([1, 4, 8, 16]))
+def test_merged_groups_fill_blocks_and_end_where_the_channels_end(groups, inputs, outputs, block):
     merged = convolution.merged_groups(groups, inputs, outputs, block, block)
-    assert groups % merged == 0
-    assert merged == groups or (merged * inputs % block == 0 and merged * outputs % block == 0)
+    if merged == groups:
+        return
+    for channels in (inputs, outputs):
+        assert merged * channels % block == 0
+        assert ceil(groups / merged) * merged * channels // block == ceil(groups * channels / block)
+
+
+@pytest.mark.parametrize(("groups", "channels", "merged"), [(32, 4, 4), (13, 8, 2), (55, 8, 2), (3, 24, 3), (5, 16, 1)])
+def test_few_groups_are_merged(groups, channels, merged):
+    assert convolution.merged_groups(groups, channels, channels, 16, 16) == merged
+
+
+def test_groups_that_end_within_a_block(tmp_path):
+    """Odd numbers of groups of half a vector, as in RegNet."""
+    cases = {
+        "13 groups of 8": (nn.Conv2d(104, 104, 3, padding=1, groups=13), (torch.randn(2, 104, 9, 9),)),
+        "7 groups of 2 to 4": (nn.Conv2d(14, 28, 3, 2, groups=7), (torch.randn(1, 14, 9, 9),)),
+        "transposed": (nn.ConvTranspose2d(40, 40, 2, 2, groups=5), (torch.randn(1, 40, 5, 5),)),
+    }
+    errors = compile_and_compare_all_widths(cases, tmp_path)
+    assert {name: error for name, error in errors.items() if not error <= TOLERANCE} == {}
