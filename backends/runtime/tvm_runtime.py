@@ -16,6 +16,7 @@ from cospipe.ir.errors import BundleError
 
 _ONE_CORE_A_THREAD = -2
 _THREADS_SHARE_CORES = -3
+_OPTIONAL_PACKAGES = ("cuda", "torch")
 _NOT_INSTALLED = "The TVM runtime is not installed; install it with: pip install 'apache-tvm>=0.27,<0.28'."
 
 
@@ -31,23 +32,23 @@ def load_runtime() -> Any:
     spec = importlib.util.find_spec("tvm")
     if spec is None or spec.origin is None:
         raise BundleError(_NOT_INSTALLED)
-    with _without_torch():
+    with _without_optional_packages():
         import tvm_ffi
     ctypes.CDLL(str(Path(spec.origin).parent / "lib" / "libtvm_runtime.so"), ctypes.RTLD_GLOBAL)
     return tvm_ffi
 
 
 @contextmanager
-def _without_torch() -> Iterator[None]:
-    """Keep ``import tvm_ffi`` from importing torch, which it does only to be able to convert torch tensors."""
-    if "torch" in sys.modules:
-        yield
-        return
-    sys.modules["torch"] = None  # type: ignore[assignment]
+def _without_optional_packages() -> Iterator[None]:
+    """Keep ``import tvm_ffi`` from importing what it only looks for: torch, to convert tensors, and CUDA's driver."""
+    hidden = [name for name in _OPTIONAL_PACKAGES if name not in sys.modules]
+    for name in hidden:
+        sys.modules[name] = None  # type: ignore[assignment]
     try:
         yield
     finally:
-        del sys.modules["torch"]
+        for name in hidden:
+            del sys.modules[name]
 
 
 def runtime_version() -> str:

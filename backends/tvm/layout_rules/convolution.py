@@ -15,6 +15,9 @@ from cospipe.backends.tvm.kernels.winograd import Winograd
 from cospipe.backends.tvm.layout import Expr, LayoutRewriter, Rule, Value, shape_of
 from cospipe.backends.tvm.tiling import ConvolutionShape, direct_cycles, register_tile, winograd_cycles, winograd_panel
 
+_WORTH_IT = 1.1
+"""A way of computing that takes up to this much longer than the fastest is taken if it needs less memory."""
+
 
 def convolution(layout: LayoutRewriter, call: relax.Call) -> Value | None:
     """Rewrite a 2-D convolution."""
@@ -37,10 +40,12 @@ def _winograd_size(layout: LayoutRewriter, call: relax.Call) -> int | None:
     steps = {int(step) for step in (*call.attrs.strides, *call.attrs.dilation)}
     if not is_applicable or steps != {1} or kernel[1] < layout.core.lanes:
         return None
-    sizes = [size for size in winograd.SIZES if size <= min(shape.output_rows, shape.output_columns)]
-    best = min(sizes, key=lambda size: winograd_cycles(shape, size, layout.core), default=None)
-    is_faster = best is not None and winograd_cycles(shape, best, layout.core) < direct_cycles(shape, layout.core)
-    return best if is_faster else None
+    cycles: dict[int | None, float] = {None: direct_cycles(shape, layout.core)}
+    for size in winograd.SIZES:
+        if size <= min(shape.output_rows, shape.output_columns):
+            cycles[size] = winograd_cycles(shape, size, layout.core)
+    # in the order of their weights, and of their rounding errors: more must be worth it
+    return next(size for size in cycles if cycles[size] <= _WORTH_IT * min(cycles.values()))
 
 
 def _shape(layout: LayoutRewriter, call: relax.Call) -> ConvolutionShape:

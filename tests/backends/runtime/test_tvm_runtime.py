@@ -34,7 +34,7 @@ def test_a_missing_runtime_is_told(monkeypatch):
 
 def test_torch_is_kept_away_only_while_the_runtime_is_imported(monkeypatch):
     monkeypatch.delitem(sys.modules, "torch", raising=False)
-    with tvm_runtime._without_torch(), pytest.raises(ImportError):
+    with tvm_runtime._without_optional_packages(), pytest.raises(ImportError):
         import torch  # noqa: F401
     assert "torch" not in sys.modules
 
@@ -42,7 +42,7 @@ def test_torch_is_kept_away_only_while_the_runtime_is_imported(monkeypatch):
 def test_torch_stays_where_it_is_loaded_already(monkeypatch):
     loaded = object()
     monkeypatch.setitem(sys.modules, "torch", loaded)
-    with tvm_runtime._without_torch():
+    with tvm_runtime._without_optional_packages():
         assert sys.modules["torch"] is loaded
     assert sys.modules["torch"] is loaded
 
