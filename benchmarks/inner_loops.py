@@ -185,7 +185,7 @@ def _show(measured: Sequence[Measured], json: str, listing: bool, tools: LlvmToo
             typer.echo(f"{row['kernel']}, {row['mcpu']}, loop {row['loop']}:\n{loop.assembly}", err=True)
     if json:
         write_rows(rows, json, summary={"llvm_mca": version})
-    elif rows:
+    if rows and json != "-":
         print_rows(f"Hot loops as llvm-mca {version} sees them", rows)
 
 

@@ -17,6 +17,8 @@ _PIXEL_LOAD_CYCLES, _WEIGHT_LOAD_CYCLES = 0.1, 0.5
 _UNHIDDEN_SHARE = 0.2
 """Of reading weights from beyond the L2 or of computing, whichever is shorter, what the other does not hide: fitted to
 3x3 convolutions of 64 to 512 channels, direct and by Winograd, on a Zen 4 core."""
+_AS_FAST = 1.02
+"""Tiles whose cycles differ by less are taken for equally fast; the one with fewer instructions is chosen."""
 _MOST_COLUMNS = 16
 _STACK_TILE_BYTES = 1024
 """TVM keeps a buffer on the stack, and so in registers, up to this size; a larger one becomes a heap workspace."""
@@ -42,6 +44,8 @@ class Core:
         Cores that share a kernel.
     memory_bytes_per_cycle : float
         What these cores together read from beyond their L2 in a clock cycle.
+    loads_weights_first : bool
+        Whether a core does best when the weights of several steps are loaded before the first multiply-add.
     """
 
     architecture: str
@@ -52,6 +56,7 @@ class Core:
     l2_bytes: int = 512 * 1024
     cores: int = 1
     memory_bytes_per_cycle: float = 4.0
+    loads_weights_first: bool = False
 
     @property
     def lanes(self) -> int:
@@ -96,7 +101,9 @@ def register_tile(pixels: int, vectors: int, core: Core) -> RegisterTile:
     ]
     if not tiles:
         return RegisterTile(1, 1)
-    return min(tiles, key=lambda tile: (round(tile_cycles(pixels, vectors, tile, core), 3), -tile.pixels))
+    fewest = min(tile_cycles(pixels, vectors, tile, core) for tile in tiles)
+    fast = [tile for tile in tiles if tile_cycles(pixels, vectors, tile, core) <= _AS_FAST * fewest]
+    return min(fast, key=lambda tile: (tile_instructions(pixels, vectors, tile, core), -tile.pixels))
 
 
 def tile_cycles(pixels: int, vectors: int, tile: RegisterTile, core: Core) -> float:
@@ -104,14 +111,23 @@ def tile_cycles(pixels: int, vectors: int, tile: RegisterTile, core: Core) -> fl
     return ceil(pixels / tile.pixels) * ceil(vectors / tile.vectors) * _step_cycles(tile, core)
 
 
+def tile_instructions(pixels: int, vectors: int, tile: RegisterTile, core: Core) -> float:
+    """Return the instructions that all tiles of a kernel execute for one step of the reduction."""
+    pixel_loads = tile.pixels / core.lanes if core.multiplies_by_lane else 0
+    in_tile = tile.pixels * tile.vectors + pixel_loads + tile.vectors
+    return ceil(pixels / tile.pixels) * ceil(vectors / tile.vectors) * in_tile
+
+
 def registers_of_tile(pixels: int, vectors: int, core: Core) -> int:
     """Return how many registers hold the sums and what feeds them.
 
-    By lane these are a vector of every pixel and the weights of a step, and LLVM needs one to spare; else the weights
-    and one pixel.
+    By lane these are a vector of every pixel and the weights of a step, and LLVM needs one to spare; or the weights of
+    as many steps as a vector has lanes, where they are loaded first. Else the weights and one pixel.
     """
-    feeds = pixels + vectors + 1 if core.multiplies_by_lane else vectors + 1
-    return pixels * vectors + feeds
+    if not core.multiplies_by_lane:
+        return pixels * vectors + vectors + 1
+    weights = core.lanes * vectors if core.loads_weights_first else vectors + 1
+    return pixels * vectors + pixels + weights
 
 
 def _step_cycles(tile: RegisterTile, core: Core) -> float:

@@ -2,7 +2,7 @@ import json
 
 import pytest
 from assembly_loops import innermost_loops, parse_disassembly
-from inner_loops import GOALS, app, described_clusters
+from inner_loops import GOALS, app, described_clusters, measure
 from llvm_mca import LlvmToolError, find_llvm_tools
 from typer.testing import CliRunner
 
@@ -74,6 +74,14 @@ def test_on_a53_loads_between_multiply_adds_cost_more_than_loads_in_one_group(to
     mixed = [line for i in range(4) for line in (loads[i], *products[i::4])]
     grouped = cycles_per_fma(tools, loads + products, "cortex-a53")
     assert cycles_per_fma(tools, mixed, "cortex-a53") > 1.5 * grouped
+
+
+@pytest.mark.parametrize("mcpu", GOALS)
+def test_the_loop_of_a_pointwise_convolution_reaches_its_goal(tools, mcpu):
+    ((row, _),), problems = measure("conv1x1", described_clusters()[mcpu], tools, 1)
+    assert not problems
+    assert row["spills"] == 0
+    assert row["cycles_per_fma"] <= GOALS[mcpu]
 
 
 def test_an_instruction_that_cannot_be_assembled_is_an_error(tools):

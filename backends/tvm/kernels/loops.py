@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -119,22 +120,34 @@ def add_products(
     core : Core
         Where the kernel runs.
     """
-
-    def add(scalars: Mapping[int, Expr], channel: Expr) -> None:
-        sums.add({row: product(scalar, channel) for row, scalar in scalars.items()})
-
-    def product(scalar: Expr, channel: Expr) -> Callable[[int, Expr], Expr]:
-        return lambda vector, lane: scalar * weight(channel, vector * sums.lanes + lane)
-
     if not core.multiplies_by_lane or block % core.lanes:
         with T.serial(block) as channel:
-            add({row: pixel(channel) for row, pixel in pixels.items()}, channel)
+            _add_step(sums, {row: pixel(channel) for row, pixel in pixels.items()}, partial(weight, channel))
         return
     with T.serial(block // core.lanes) as part:
         first = part * core.lanes
         registers = {row: read_vector(core.lanes, _shifted(pixel, first)) for row, pixel in pixels.items()}
-        for channel in range(core.lanes):
-            add({row: register[channel] for row, register in registers.items()}, first + channel)
+        steps = [partial(weight, first + channel) for channel in range(core.lanes)]
+        if core.loads_weights_first:
+            steps = [_loaded(step, sums) for step in steps]
+        for channel, step in enumerate(steps):
+            _add_step(sums, {row: register[channel] for row, register in registers.items()}, step)
+
+
+def _add_step(sums: Sums, scalars: Mapping[int, Expr], weight: Callable[[Expr], Expr]) -> None:
+    def times_weight(scalar: Expr) -> Callable[[int, Expr], Expr]:
+        return lambda vector, lane: scalar * weight(vector * sums.lanes + lane)
+
+    sums.add({row: times_weight(scalar) for row, scalar in scalars.items()})
+
+
+def _loaded(weight: Callable[[Expr], Expr], sums: Sums) -> Callable[[Expr], Expr]:
+    """Read a step's weights, which are one run, into a register for each vector."""
+    register = T.alloc_buffer((sums.vectors * sums.lanes,), "float32", scope="global")
+    with T.vectorized(sums.lanes) as lane:
+        for vector in range(sums.vectors):
+            T.buffer_store(register, weight(vector * sums.lanes + lane), [vector * sums.lanes + lane])
+    return lambda position: register[position]
 
 
 def _shifted(pixel: Callable[[Expr], Expr], first: Expr) -> Callable[[Expr], Expr]:

@@ -4,13 +4,14 @@ from math import ceil
 
 import pytest
 import torch
-from compiling import ONE_LIST, compile_and_compare_all_widths, several
+from compiling import ONE_LIST, compare_all, compile_and_compare_all_widths, several
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
 from cospipe.backends.tvm.kernels.convolution import Window
 from cospipe.backends.tvm.layout_rules import convolution
+from cospipe.backends.tvm.tiling import Core
 
 TOLERANCE = 1e-5
 """Of the output's scale; FP32 sums of up to some thousand products in another order."""
@@ -41,6 +42,20 @@ def test_random_convolutions(tmp_path_factory, monkeypatch, cases):
     monkeypatch.setattr(convolution, "_winograd_size", lambda *_: None)
     named = {f"{number} {model} {tuple(image.shape)}": (model, (image,)) for number, (model, image) in enumerate(cases)}
     errors = compile_and_compare_all_widths(named, tmp_path_factory.mktemp("convolutions"))
+    assert {name: error for name, error in errors.items() if not error <= TOLERANCE} == {}
+
+
+def test_weights_loaded_before_the_first_product(tmp_path):
+    core = Core("aarch64", 16, 32, loads_weights_first=True)
+    cases = {
+        "pointwise": (nn.Conv2d(24, 40, 1), (torch.randn(1, 24, 9, 9),)),
+        "direct": (nn.Conv2d(10, 20, 3, 2), (torch.randn(2, 10, 9, 11),)),
+        "winograd": (nn.Conv2d(16, 16, 3, padding=1), (torch.randn(1, 16, 12, 12),)),
+        "first layer": (nn.Conv2d(3, 8, 3, 2, 1), (torch.randn(1, 3, 15, 15),)),
+        "linear": (nn.Linear(33, 50), (torch.randn(9, 33),)),
+        "product": (torch.matmul, (torch.randn(3, 9, 17), torch.randn(3, 17, 6))),
+    }
+    errors = compare_all(cases, core, tmp_path)
     assert {name: error for name, error in errors.items() if not error <= TOLERANCE} == {}
 
 
