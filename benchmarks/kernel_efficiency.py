@@ -43,7 +43,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from cospipe.ir.errors import CospipeError, UsageError
-from cospipe.ir.latency import GENERIC_EFFICIENCY
+from cospipe.ir.latency import CPU_EFFICIENCY
 from cospipe.ir.soc import Soc, load_soc
 
 NETWORKS = (*FIVE, "vit_b_16")
@@ -143,7 +143,7 @@ def _show(rows: Sequence[dict[str, Value]], limits: Sequence[CoreLimits], kernel
 
 
 def _show_fit(rows: Sequence[dict[str, Value]], host: Soc) -> None:
-    fitted = fit(rows, host, GENERIC_EFFICIENCY)
+    fitted = fit(rows, host, CPU_EFFICIENCY)
     print_rows("Shares of the peak for the latency model", fitted)
     typer.echo(table_text(fitted))
 

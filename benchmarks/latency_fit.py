@@ -105,7 +105,7 @@ def _where_equal(falling: Callable[[float], float], value: float) -> float | Non
 
 
 def table_text(fitted: Sequence[Row]) -> str:
-    """Return the entries of ``GENERIC_EFFICIENCY`` as Python."""
+    """Return the entries of ``CPU_EFFICIENCY`` as Python."""
     lines = []
     for row in fitted:
         share = row["old_peak_fraction"] if row["peak_fraction"] is None else row["peak_fraction"]

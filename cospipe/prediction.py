@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 
 from cospipe.ir.annotations import LATENCY, LAYER
 from cospipe.ir.capture import capture, module_path
-from cospipe.ir.latency import GENERIC_SCHEDULE
+from cospipe.ir.latency import CPU_KERNELS
 from cospipe.ir.layer import LayerDescriptor
 from cospipe.ir.soc import load_soc
 from cospipe.passes.annotate_latency import AnnotateLatency
@@ -98,4 +98,4 @@ def predict(
         for node in graph_module.graph.nodes
         if LATENCY.get(node) is not None
     )
-    return Prediction(chip.name, f"analytic, for {GENERIC_SCHEDULE}", layers)
+    return Prediction(chip.name, f"analytic, for {CPU_KERNELS}", layers)

@@ -29,7 +29,8 @@ class KernelEfficiency:
     Parameters
     ----------
     peak_fraction : float
-        Share of the core's FP32 peak the kernel reaches when its data is in cache.
+        Share of the core's FP32 peak the kernel reaches when its data is in cache; above 1 where it does fewer
+        operations than are counted.
     operations_per_element : float
         Floating-point operations for each output element of a layer without a matrix product.
     """
@@ -38,27 +39,29 @@ class KernelEfficiency:
     operations_per_element: float = 0.0
 
 
-GENERIC_SCHEDULE = "cospipe generic CPU schedule"
+CPU_KERNELS = "cospipe CPU kernels"
 
-GENERIC_EFFICIENCY: Mapping[LayerKind, KernelEfficiency] = {
-    LayerKind.CONV: KernelEfficiency(0.75),
-    LayerKind.POINTWISE_CONV: KernelEfficiency(0.48),
-    LayerKind.DEPTHWISE_CONV: KernelEfficiency(0.14),
-    LayerKind.GROUPED_CONV: KernelEfficiency(0.14),
-    LayerKind.TRANSPOSED_CONV: KernelEfficiency(0.1),
-    LayerKind.LINEAR: KernelEfficiency(0.29),
-    LayerKind.MATMUL: KernelEfficiency(0.26),
-    LayerKind.ATTENTION: KernelEfficiency(0.2),
-    LayerKind.POOLING: KernelEfficiency(0.04, operations_per_element=9),
-    LayerKind.NORMALISATION: KernelEfficiency(0.04, operations_per_element=8),
-    LayerKind.ELEMENTWISE: KernelEfficiency(0.1, operations_per_element=4),
-    LayerKind.SOFTMAX: KernelEfficiency(0.05, operations_per_element=20),
-    LayerKind.CONCAT: KernelEfficiency(0.1),
-    LayerKind.RESHAPE: KernelEfficiency(0.1),
+CPU_EFFICIENCY: Mapping[LayerKind, KernelEfficiency] = {
+    LayerKind.CONV: KernelEfficiency(1.7),
+    LayerKind.POINTWISE_CONV: KernelEfficiency(0.96),
+    LayerKind.DEPTHWISE_CONV: KernelEfficiency(0.84),
+    LayerKind.GROUPED_CONV: KernelEfficiency(0.4),
+    LayerKind.TRANSPOSED_CONV: KernelEfficiency(0.7),
+    LayerKind.LINEAR: KernelEfficiency(0.95),
+    LayerKind.MATMUL: KernelEfficiency(0.81),
+    LayerKind.ATTENTION: KernelEfficiency(0.8),
+    LayerKind.POOLING: KernelEfficiency(0.27, operations_per_element=9),
+    LayerKind.NORMALISATION: KernelEfficiency(0.3, operations_per_element=8),
+    LayerKind.ELEMENTWISE: KernelEfficiency(0.23, operations_per_element=4),
+    LayerKind.SOFTMAX: KernelEfficiency(0.53, operations_per_element=20),
+    LayerKind.CONCAT: KernelEfficiency(0.23),
+    LayerKind.RESHAPE: KernelEfficiency(0.23),
     LayerKind.OTHER: KernelEfficiency(0.1, operations_per_element=4),
 }
-"""Best of nine runs of each kernel of nine torchvision networks on one core of an AVX-512 x86 host (Zen 4, taken to run
-at 3.7 GHz). Grouped and transposed convolutions and attention are guesses; no ARM board was measured."""
+"""Fitted by ``benchmarks/kernel_efficiency.py --fit`` to the kernels of six networks on one core of an AVX-512 x86 host
+(Zen 4), relative to what that core reaches in registers. Dense convolutions exceed the peak on average because most
+are 3x3 and Winograd's method does fewer products than are counted; direct ones reach 0.8, Winograd's 2.4. Grouped and
+transposed convolutions, attention as one layer, and what only copies are guesses; no ARM board was measured."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +91,8 @@ class AnalyticLatencyModel:
     """
 
     soc: Soc
-    kernel_library: str = GENERIC_SCHEDULE
-    efficiency: Mapping[LayerKind, KernelEfficiency] = field(default_factory=lambda: GENERIC_EFFICIENCY)
+    kernel_library: str = CPU_KERNELS
+    efficiency: Mapping[LayerKind, KernelEfficiency] = field(default_factory=lambda: CPU_EFFICIENCY)
     launch_cycles: float = 5_000
     fork_cycles: float = 10_000
 
