@@ -127,7 +127,7 @@ def add_products(
     with T.serial(block // core.lanes) as part:
         first = part * core.lanes
         registers = {row: read_vector(core.lanes, _shifted(pixel, first)) for row, pixel in pixels.items()}
-        steps = [partial(weight, first + channel) for channel in range(core.lanes)]
+        steps: list[Callable[[Expr], Expr]] = [partial(weight, first + channel) for channel in range(core.lanes)]
         if core.loads_weights_first:
             steps = [_loaded(step, sums) for step in steps]
         for channel, step in enumerate(steps):
