@@ -9,7 +9,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST_OPTIONS ?= -n auto
-BENCHMARKS := partition first_light cpu_latency kernel_efficiency aarch64_instructions inner_loops winograd_accuracy
+BENCHMARKS := partition first_light cpu_latency kernel_efficiency winograd_accuracy inner_loops aarch64_instructions
 
 .PHONY: demo test lint bench clean
 

@@ -13,6 +13,7 @@ from cospipe.backends.tvm.tiling import (
     register_tile,
     registers_of_tile,
     tile_cycles,
+    tile_instructions,
 )
 
 PAGE = (Path(__file__).parents[1] / "docs" / "kernels.md").read_text(encoding="utf-8")
@@ -45,7 +46,8 @@ def test_tiles_that_are_compared():
         assert tuple(float(cell) for cell in cells[1:]) == pytest.approx(expected, abs=0.011)
     chosen = register_tile(56, blocks(64, NEON), NEON)
     fewest = min(float(cells[3]) for cells in rows)
-    assert [sizes(cells[0]) for cells in rows if float(cells[3]) <= 1.02 * fewest][1] == (chosen.pixels, chosen.vectors)
+    fast = [RegisterTile(*sizes(cells[0])) for cells in rows if float(cells[3]) <= 1.02 * fewest]
+    assert min(fast, key=lambda tile: tile_instructions(56, blocks(64, NEON), tile, NEON)) == chosen
 
 
 @pytest.mark.parametrize("cells", rows_below("columns x channels"), ids=lambda cells: cells[0])

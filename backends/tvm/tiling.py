@@ -101,8 +101,9 @@ def register_tile(pixels: int, vectors: int, core: Core) -> RegisterTile:
     ]
     if not tiles:
         return RegisterTile(1, 1)
-    fewest = min(tile_cycles(pixels, vectors, tile, core) for tile in tiles)
-    fast = [tile for tile in tiles if tile_cycles(pixels, vectors, tile, core) <= _AS_FAST * fewest]
+    cycles = {tile: tile_cycles(pixels, vectors, tile, core) for tile in tiles}
+    fewest = min(cycles.values())
+    fast = [tile for tile in tiles if cycles[tile] <= _AS_FAST * fewest]
     return min(fast, key=lambda tile: (tile_instructions(pixels, vectors, tile, core), -tile.pixels))
 
 

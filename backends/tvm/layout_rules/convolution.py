@@ -45,7 +45,8 @@ def _winograd_size(layout: LayoutRewriter, call: relax.Call) -> int | None:
         if size <= min(shape.output_rows, shape.output_columns):
             cycles[size] = winograd_cycles(shape, size, layout.core)
     # in the order of their weights, and of their rounding errors: more must be worth it
-    return next(size for size in cycles if cycles[size] <= _WORTH_IT * min(cycles.values()))
+    fewest = min(cycles.values())
+    return next(size for size in cycles if cycles[size] <= _WORTH_IT * fewest)
 
 
 def _shape(layout: LayoutRewriter, call: relax.Call) -> ConvolutionShape:

@@ -32,11 +32,12 @@ def test_a_missing_runtime_is_told(monkeypatch):
             call()
 
 
-def test_torch_is_kept_away_only_while_the_runtime_is_imported(monkeypatch):
-    monkeypatch.delitem(sys.modules, "torch", raising=False)
+@pytest.mark.parametrize("package", ["torch", "cuda"])
+def test_packages_are_kept_away_only_while_the_runtime_is_imported(monkeypatch, package):
+    monkeypatch.delitem(sys.modules, package, raising=False)
     with tvm_runtime._without_optional_packages(), pytest.raises(ImportError):
-        import torch  # noqa: F401
-    assert "torch" not in sys.modules
+        importlib.import_module(package)
+    assert package not in sys.modules
 
 
 def test_torch_stays_where_it_is_loaded_already(monkeypatch):
