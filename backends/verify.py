@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from cospipe.backends.bundle import Bundle
+from cospipe.backends.runtime.adapter_weights import Overrides, adapter_overrides
 from cospipe.backends.runtime.compare import relative_error
 from cospipe.backends.runtime.runner import check_runs_here
 from cospipe.backends.runtime.stage import StageExecutable, as_tensor, to_numpy
-from cospipe.backends.runtime.weights import Array
+from cospipe.ir.tensor_file import Array
+from cospipe.ir.adapter_file import StoredAdapter
 from cospipe.ir.errors import StageError, UsageError, VerificationError, first_line, several
 from cospipe.ir.manifest import StageFiles
 
@@ -63,7 +66,11 @@ class Verification:
 
 
 def verify_bundle(
-    bundle: Bundle, emulate: bool = False, progress: Callable[[str], None] = lambda _: None
+    bundle: Bundle,
+    emulate: bool = False,
+    progress: Callable[[str], None] = lambda _: None,
+    adapter: StoredAdapter | str | Path | None = None,
+    reference: Mapping[str, Array] | None = None,
 ) -> Verification:
     """Compare each stage, given the reference inputs, and the whole, stage after stage, with eager PyTorch.
 
@@ -75,6 +82,11 @@ def verify_bundle(
         Run AArch64 libraries under qemu-aarch64 instead of on this machine.
     progress : callable
         Is told what is checked next.
+    adapter : StoredAdapter, str or Path, optional
+        An adapter, or its file, to fold into the weights when they are loaded.
+    reference : mapping of str to array, optional
+        What eager PyTorch computes for one frame, by value name, see :func:`cospipe.adapter_reference`; needed with an
+        adapter. By default the bundle's own.
 
     Raises
     ------
@@ -85,10 +97,16 @@ def verify_bundle(
     EmulatorError
         When QEMU or something it needs is missing.
     UsageError
-        When ``emulate`` is on and the bundle is not for AArch64.
+        When ``emulate`` is on and the bundle is not for AArch64, or an adapter comes without its reference.
+    AdapterError
+        When the adapter does not fit the bundle.
     """
-    call, how = (_emulated(bundle), "under qemu-aarch64") if emulate else (_native(bundle), "on this machine")
-    reference = bundle.reference()
+    if adapter is not None and reference is None:
+        raise UsageError("A bundle with an adapter is compared with the adapted model; give its reference values.")
+    overrides = adapter_overrides(bundle, adapter)
+    call = _emulated(bundle, overrides) if emulate else _native(bundle, overrides)
+    how = "under qemu-aarch64" if emulate else "on this machine"
+    reference = bundle.reference() if reference is None else reference
     tolerance = bundle.manifest.relative_tolerance
     checks = []
     flowing = {spec.name: reference[spec.name] for spec in bundle.manifest.inputs}
@@ -106,13 +124,14 @@ def _check(part: str, name: str, array: Array, reference: Mapping[str, Array], t
     return Check(part, name, relative_error(array, reference[name]), tolerance)
 
 
-def _native(bundle: Bundle) -> StageCall:
+def _native(bundle: Bundle, overrides: Mapping[str, Overrides]) -> StageCall:
     check_runs_here(bundle.manifest)
     executables: dict[str, StageExecutable] = {}
 
     def call(stage: StageFiles, values: Mapping[str, Array]) -> dict[str, Array]:
         if stage.name not in executables:
-            executables[stage.name] = StageExecutable(stage, bundle.file(stage.library), bundle.file(stage.weights))
+            files = bundle.file(stage.library), bundle.file(stage.weights)
+            executables[stage.name] = StageExecutable(stage, *files, overrides[stage.name])
         tensors = {spec.name: as_tensor(values[spec.name]) for spec in stage.inputs}
         try:
             results = executables[stage.name].call(tensors)
@@ -129,7 +148,7 @@ def _in_own_thread(call: StageCall) -> StageCall:
     return lambda stage, values: thread.submit(call, stage, values).result()
 
 
-def _emulated(bundle: Bundle) -> StageCall:
+def _emulated(bundle: Bundle, overrides: Mapping[str, Overrides]) -> StageCall:
     if bundle.manifest.architecture != "aarch64":
         raise UsageError(
             f"Only AArch64 bundles are emulated; {bundle.path} is for {bundle.manifest.architecture}:"
@@ -138,4 +157,4 @@ def _emulated(bundle: Bundle) -> StageCall:
     from cospipe.backends.emulator.qemu import find_emulator
 
     emulator = find_emulator()
-    return lambda stage, values: emulator.run_stage(bundle, stage, values)
+    return lambda stage, values: emulator.run_stage(bundle, stage, values, overrides[stage.name])

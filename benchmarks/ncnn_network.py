@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from models import Network
 
-from cospipe.backends.runtime.weights import Array
+from cospipe.ir.tensor_file import Array
 from cospipe.ir.errors import EmulatorError, UsageError
 
 _ELEMENTS = {torch.float32: ("f32", "f"), torch.int64: ("i64", "i"), torch.int32: ("i32", "i")}

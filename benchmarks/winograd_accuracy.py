@@ -16,7 +16,7 @@ from models import InputSpec, Network, load_network, model_specs
 
 import cospipe
 from cospipe.backends.runtime.compare import relative_error
-from cospipe.backends.runtime.weights import Array
+from cospipe.ir.tensor_file import Array
 
 NETWORKS = ["vgg16", "vgg19_bn", "resnet34", "resnet50"]
 

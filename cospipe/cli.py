@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from cospipe import __version__
+from cospipe.adapter_cli import adapter_app
+from cospipe.console import JsonOption, err, out, parse_shapes, print_json, show_progress, tell, three_numbers
+from cospipe.finetune_cli import finetune
 from cospipe.ir.errors import CospipeError, UsageError
 
 app = typer.Typer(
@@ -25,9 +25,6 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-# Nobody reads a table that was cut to the 80 columns rich assumes behind a pipe.
-out = Console() if sys.stdout.isatty() else Console(width=160)
-err = Console(stderr=True)
 
 ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="package.module:factory, or a .pt2 file", show_default=False)
@@ -40,7 +37,9 @@ ShapeOption = Annotated[
     list[str] | None,
     typer.Option("--input-shape", metavar="1,3,224,224", help="shape of an input; once for each input"),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="print the result as JSON on standard output")]
+AdapterOption = Annotated[
+    Path | None, typer.Option("--adapter", metavar="FILE", help="an adapter to fold into the weights at load time")
+]
 
 
 def main() -> None:
@@ -51,58 +50,18 @@ def main() -> None:
     try:
         app()
     except CospipeError as error:
-        _tell(error, wants_json)
+        tell(error, wants_json)
         sys.exit(2 if isinstance(error, UsageError) else 1)
     except ModuleNotFoundError as error:
         if error.name not in ("torch", "tvm", "networkx"):
             raise
-        _tell(CospipeError(f"This command needs {error.name}; install it with: pip install cospipe"), wants_json)
+        tell(CospipeError(f"This command needs {error.name}; install it with: pip install cospipe"), wants_json)
         sys.exit(1)
     except KeyboardInterrupt:
         err.print("Interrupted; nothing half-written was left behind.")
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(0)
-
-
-def _tell(error: CospipeError, wants_json: bool) -> None:
-    err.print(f"cospipe: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
-    if wants_json:
-        print(json.dumps({"error": {"type": type(error).__name__, "message": str(error)}}))
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2))
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
-    """Show what is being done on standard error: a spinner on a terminal, a line a step elsewhere."""
-    if not err.is_terminal:
-        yield lambda step: err.print(f"{step} ...", style="dim", highlight=False, markup=False, soft_wrap=True)
-        return
-    with err.status("Starting") as status:
-        yield lambda step: status.update(f"{step} ...".replace("[", r"\["))
-
-
-def parse_shapes(texts: list[str] | None) -> list[list[int]] | None:
-    """Read ``1,3,224,224`` (or ``1x3x224x224``) for each input.
-
-    Raises
-    ------
-    UsageError
-        When a text is no shape of positive sizes.
-    """
-    if not texts:
-        return None
-    wrong = [text for text in texts if not all(part.isdecimal() and int(part) for part in _parts(text))]
-    if wrong:
-        raise UsageError(f"{', '.join(map(repr, wrong))} is no input shape; write positive sizes, like 1,3,224,224.")
-    return [[int(part) for part in _parts(text)] for text in texts]
-
-
-def _parts(text: str) -> list[str]:
-    return text.replace("x", ",").replace(" ", "").split(",")
 
 
 @app.callback(invoke_without_command=True)
@@ -142,7 +101,7 @@ def optimize(
     """
     shapes = parse_shapes(input_shape)
     output = output or Path("build") / Path(model.rpartition(":")[2]).stem
-    with _progress() as progress:
+    with show_progress() as progress:
         progress("Loading the compiler")
         from cospipe.front_door import optimize as run_optimize
         from cospipe.ir.capture import load_model
@@ -164,7 +123,7 @@ def optimize(
         )
     if as_json:
         sizes = {"bundle": str(output), "bundle_bytes": result.bundle.total_bytes}
-        return _print_json({**sizes, **generic_values(result.bundle.manifest), **plan_values(result.plan)})
+        return print_json({**sizes, **generic_values(result.bundle.manifest), **plan_values(result.plan)})
     from cospipe.pictures import generic_text, plan_picture, size
 
     out.print(plan_picture(result.plan, out.width))
@@ -194,6 +153,7 @@ def run(
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help=".npz for the results of all frames")] = None,
     queue_depth: Annotated[int, typer.Option(help="frames that may wait before each stage")] = 1,
+    adapter: AdapterOption = None,
     mean: Annotated[str, typer.Option(help="channel means for images, 0 to 1")] = "0.485,0.456,0.406",
     std: Annotated[str, typer.Option(help="channel standard deviations for images")] = "0.229,0.224,0.225",
     as_json: JsonOption = False,
@@ -207,6 +167,8 @@ def run(
         cospipe run build/squeezenet -i cat.jpg -i dog.jpg -o results.npz
 
         cospipe run build/squeezenet --json
+
+        cospipe run build/pets --adapter cats.safetensors -i cat.jpg
     """
     from cospipe.backends.bundle import open_bundle
     from cospipe.backends.runtime.frames import ImageOptions, read_frames, synthetic_frames
@@ -215,29 +177,20 @@ def run(
 
     opened = open_bundle(bundle)
     check_results_file(output)
-    options = ImageOptions(_three_numbers("--mean", mean), _three_numbers("--std", std))
+    options = ImageOptions(three_numbers("--mean", mean), three_numbers("--std", std))
     wanted = read_frames(opened.manifest, input_files, options) if input_files else None
     total = len(wanted) if wanted else frames
     source = wanted if wanted is not None else synthetic_frames(opened.manifest, frames)
-    with PipelineRunner(opened, queue_depth) as runner, ResultWriter(output) as writer:
+    with PipelineRunner(opened, queue_depth, adapter) as runner, ResultWriter(output) as writer:
         for result in _counted(runner.run(source), total):
             writer.add(result)
-    statistics = {"bundle": str(bundle), "model": opened.manifest.model, **runner.statistics.summary()}
+    named = {"bundle": str(bundle), "model": opened.manifest.model, "adapter": str(adapter) if adapter else None}
+    statistics = {**named, **runner.statistics.summary()}
     if as_json:
-        return _print_json(statistics)
+        return print_json(statistics)
     from cospipe.pictures import run_picture
 
     out.print(run_picture(opened.manifest, statistics, out.width))
-
-
-def _three_numbers(option: str, text: str) -> tuple[float, ...]:
-    try:
-        numbers = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        numbers = ()
-    if len(numbers) != 3:
-        raise UsageError(f"{option} takes three numbers like 0.485,0.456,0.406, not {text!r}.")
-    return numbers
 
 
 def _counted(results: Iterator[Any], total: int) -> Iterator[Any]:
@@ -250,6 +203,10 @@ def _counted(results: Iterator[Any], total: int) -> Iterator[Any]:
 def verify(
     bundle: BundleArgument,
     emulate: Annotated[bool, typer.Option("--emulate", help="run AArch64 stages under qemu-aarch64")] = False,
+    adapter: AdapterOption = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="with --adapter: the base, package.module:factory")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare every stage of a bundle, and the whole, with eager PyTorch.
@@ -259,16 +216,22 @@ def verify(
         cospipe verify build/squeezenet
 
         cospipe verify build/squeezenet --emulate
+
+        cospipe verify build/pets --adapter cats.safetensors --model mymodels.nets:make_net
     """
     from rich.table import Table
 
     from cospipe.backends.bundle import open_bundle
     from cospipe.backends.verify import verify_bundle
 
-    with _progress() as progress:
-        result = verify_bundle(open_bundle(bundle), emulate, progress)
+    if (adapter is None) != (model is None):
+        raise UsageError("With --adapter, verify needs the base to compare with: give both --adapter and --model.")
+    with show_progress() as progress:
+        opened = open_bundle(bundle)
+        reference = _adapter_reference(opened, str(model), adapter, progress) if adapter else None
+        result = verify_bundle(opened, emulate, progress, adapter, reference)
     if as_json:
-        _print_json({"bundle": str(bundle), **result.summary()})
+        print_json({"bundle": str(bundle), **result.summary()})
     else:
         table = Table("part", "tensor", "relative error", "tolerance", "", header_style="bold")
         for check in result.checks:
@@ -276,6 +239,20 @@ def verify(
             table.add_row(check.part, check.tensor, f"{check.relative_error:.1e}", f"{check.tolerance:.0e}", verdict)
         out.print(table)
     result.raise_if_failed()
+
+
+def _adapter_reference(bundle: Any, model: str, adapter: Path, progress: Callable[[str], None]) -> Any:
+    progress("Loading the compiler")
+    from torch import nn
+
+    from cospipe.front_door import adapter_reference
+    from cospipe.ir.capture import load_model
+
+    network, _ = load_model(model, [spec.shape for spec in bundle.manifest.inputs])
+    if not isinstance(network, nn.Module):
+        raise UsageError(f"{model} is an exported program; --model takes the factory of the module it came from.")
+    progress("Running the adapted model in eager PyTorch")
+    return adapter_reference(bundle, network, adapter)
 
 
 @app.command()
@@ -294,7 +271,7 @@ def predict(
         cospipe predict torchvision.models:googlenet --soc sd855 --json > googlenet.json
     """
     shapes = parse_shapes(input_shape)
-    with _progress() as progress:
+    with show_progress() as progress:
         progress("Loading the compiler")
         from cospipe.ir.capture import load_model
         from cospipe.prediction import predict as run_predict
@@ -304,7 +281,7 @@ def predict(
     totals = {configuration: round(time_us, 3) for configuration, time_us in prediction.total_us().items()}
     if as_json:
         values = {"model": model, "soc": prediction.soc, "source": prediction.source, "unit": "microseconds"}
-        return _print_json({**values, "total_us": totals, "layers": rows})
+        return print_json({**values, "total_us": totals, "layers": rows})
     from cospipe.pictures import prediction_table
 
     out.print(prediction_table(rows, totals, f"{model} on {prediction.soc} ({prediction.source})"))
@@ -331,7 +308,7 @@ def socs(
     chosen = [load_soc(name)] if name else [load_soc(known) for known in soc_names()]
     if as_json:
         values = [soc.model_dump(mode="json") for soc in chosen]
-        return _print_json(values[0] if name else values)
+        return print_json(values[0] if name else values)
     out.print(soc_table(chosen[0]) if name else socs_table(chosen))
 
 
@@ -350,11 +327,15 @@ def demo(
     """
     from cospipe.demo import run_demo
 
-    with _progress() as progress:
+    with show_progress() as progress:
         result = run_demo(output, progress)
     if as_json:
-        return _print_json(result.values())
+        return print_json(result.values())
     out.print(result.picture(out.width))
+
+
+app.command()(finetune)
+app.add_typer(adapter_app, name="adapter")
 
 
 if __name__ == "__main__":

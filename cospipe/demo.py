@@ -16,7 +16,7 @@ from rich.table import Table
 
 from cospipe.backends.runtime.frames import ImageOptions, normalise_image
 from cospipe.backends.runtime.runner import PipelineRunner
-from cospipe.backends.runtime.weights import Array
+from cospipe.ir.tensor_file import Array
 from cospipe.ir.errors import UsageError
 from cospipe.ir.manifest import Manifest
 from cospipe.pictures import run_picture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -22,10 +23,12 @@ from cospipe.backends.tvm.pack import PackRequest, pack, reference_values, stage
 from cospipe.backends.tvm.target import check_can_bundle
 from cospipe.ir.annotations import plan_of
 from cospipe.ir.capture import capture
+from cospipe.ir.eager_adapters import load_adapter, merged_copy
 from cospipe.ir.errors import UsageError, nearest
 from cospipe.ir.manifest import Manifest
 from cospipe.ir.plan import OBJECTIVES, PipelinePlan
 from cospipe.ir.soc import Soc, load_soc
+from cospipe.ir.tensor_file import Array
 from cospipe.passes.annotate_latency import AnnotateLatency
 from cospipe.passes.annotate_layers import AnnotateLayers
 from cospipe.passes.base import Pass
@@ -106,7 +109,7 @@ def optimize(
     Parameters
     ----------
     model : nn.Module or ExportedProgram
-        The model; it is not changed.
+        The model; it is not changed. Adapters that :func:`cospipe.adapt` put on it are merged.
     example_inputs : tuple of Tensor
         One tensor for each input; the compiled network takes exactly these shapes and dtypes.
     soc : str or Path
@@ -118,8 +121,9 @@ def optimize(
     target : str
         What to compile for: ``"auto"`` (the SoC), ``"host"`` (this machine, whatever the plan is for), ``"aarch64"``.
     passes : str
-        Further passes to run on the captured graph first, in text form: ``"insert-adapters{n=1000}"``. Adapters are
-        merged into the weights in any case.
+        Further passes to run on the captured graph first, in text form:
+        ``"insert-adapters{n=1000},merge-adapters{at=load}"`` makes a pipeline that takes adapter files when it loads
+        and while it runs. Adapters are merged into the weights in any case.
     cores : str
         Cores the plan may use, ``"big:4+little:2"``; empty for the whole chip.
     max_stages : int
@@ -168,7 +172,12 @@ def optimize(
         chosen,
         Split(),
     )
-    pipeline = _pipeline(model, inputs, steps, progress)
+    model = merged_copy(model) if isinstance(model, nn.Module) else model
+    progress("Capturing the model")
+    captured = capture(model, inputs)
+    check_supported(captured)
+    originals = dict(captured.named_parameters(remove_duplicate=False))
+    pipeline = _run_passes(captured, steps, progress)
     request = PackRequest(
         pipeline=pipeline,
         soc=chip,
@@ -177,6 +186,7 @@ def optimize(
         passes=pipeline_text(steps),
         example_inputs=inputs,
         expected=_eager(model, inputs),
+        originals=originals,
         allows_winograd=winograd,
     )
     bundle = pack(request, output, progress)
@@ -200,12 +210,7 @@ def _chip_and_machine(soc: str | Path, objective: str, target: str) -> tuple[Soc
     return chip, machine
 
 
-def _pipeline(
-    model: Model, inputs: tuple[torch.Tensor, ...], passes: tuple[Pass, ...], progress: Progress
-) -> fx.GraphModule:
-    progress("Capturing the model")
-    graph_module = capture(model, inputs)
-    check_supported(graph_module)
+def _run_passes(graph_module: fx.GraphModule, passes: tuple[Pass, ...], progress: Progress) -> fx.GraphModule:
     manager = PassManager(passes, progress=lambda step: progress(f"Running {step}"))
     result: fx.GraphModule = manager(graph_module).graph_module
     return result
@@ -243,11 +248,46 @@ def exchange_weights(bundle: Bundle | str | Path, model: Model, output: str | Pa
         When the model's weights have other names or shapes.
     """
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-    reference = opened.reference()
-    inputs = tuple(torch.from_numpy(reference[spec.name].copy()) for spec in opened.manifest.inputs)
+    inputs = _reference_inputs(opened)
     pipeline = _pipeline_like(opened.manifest, model, inputs)
     weights = stage_weights(pipeline, [stage.weight_names for stage in opened.manifest.stages])
     return replace_weights(opened, weights, reference_values(pipeline, inputs, _eager(model, inputs)), output)
+
+
+def adapter_reference(bundle: Bundle | str | Path, model: nn.Module, adapter: str | Path) -> dict[str, Array]:
+    """Return what an adapted model computes for a bundle's reference frame: what its stages must compute with the adapter.
+
+    Parameters
+    ----------
+    bundle : Bundle, str or Path
+        A pipeline compiled with ``merge-adapters{at=load}``.
+    model : nn.Module
+        The base it was compiled from; it is not changed.
+    adapter : str or Path
+        The adapter's file.
+
+    Returns
+    -------
+    dict of str to array
+        The input, every tensor handed over and the outputs, by value name, from eager PyTorch.
+
+    Raises
+    ------
+    AdapterError
+        When the adapter was trained on another base.
+    """
+    opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
+    adapted = copy.deepcopy(model)
+    adapters = load_adapter(adapted, adapter)
+    adapters.merge()
+    adapters.remove()
+    inputs = _reference_inputs(opened)
+    return reference_values(_pipeline_like(opened.manifest, adapted, inputs), inputs, _eager(adapted, inputs))
+
+
+def _reference_inputs(bundle: Bundle) -> tuple[torch.Tensor, ...]:
+    reference = bundle.reference()
+    return tuple(torch.from_numpy(reference[spec.name].copy()) for spec in bundle.manifest.inputs)
 
 
 def _pipeline_like(manifest: Manifest, model: Model, inputs: tuple[torch.Tensor, ...]) -> fx.GraphModule:

@@ -13,6 +13,9 @@ from cospipe.ir.layer import LayerDescriptor, LayerKind
 from cospipe.ir.layer_sizes import LayerSize, size_of
 
 
+_FREE = LayerSize(LayerKind.RESHAPE, gemm_n=0, is_view=True)
+
+
 def describe(node: fx.Node) -> LayerDescriptor:
     """Return the descriptor of one node that calls something; for a whole graph take :func:`describe_graph`."""
     return describe_graph(node.graph)[node]
@@ -23,11 +26,13 @@ def describe_graph(graph: fx.Graph) -> dict[fx.Node, LayerDescriptor]:
 
     Bytes of a node are those compiled code moves: a view, a ``getitem`` or a change of memory layout alone moves
     none; slices read only what they keep; a node fused into another reads only what that kernel does not have yet.
-    ``weight_bytes`` counts parameters, buffers and what is computed from these alone.
+    ``weight_bytes`` counts parameters, buffers and what is computed from these alone; that itself costs nothing, as
+    it is computed when a stage loads its weights.
     """
     sizes = {node: size_of(node) for node in graph.nodes if node.op in ("call_function", "call_module")}
     joined = joined_nodes(graph, {node: size.kind for node, size in sizes.items()})
     weights = _weights(graph)
+    sizes |= {node: _FREE for node in sizes if node in weights}
     return {node: _descriptor(node, size, joined.get(node), weights) for node, size in sizes.items()}
 
 

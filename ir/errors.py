@@ -46,6 +46,10 @@ class BundleError(CospipeError):
     """A bundle that is damaged, altered, or made for something else."""
 
 
+class AdapterError(CospipeError):
+    """An adapter that is damaged, or does not fit the model it is to change."""
+
+
 class StageError(CospipeError):
     """A pipeline stage that failed while running; ``stage`` is its name."""
 

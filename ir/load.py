@@ -99,21 +99,40 @@ def _shapes_text(shapes: Iterable[Sequence[int]]) -> str:
 
 
 def _load_factory(spec: str) -> nn.Module:
+    model = load_object(
+        spec, "model; write package.module:factory, for example torchvision.models:resnet18, or name a .pt2 file"
+    )
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"{spec} gives a {type(model).__name__}, not a torch.nn.Module.")
+    return model
+
+
+def load_object(spec: str, expected: str) -> object:
+    """Return what the factory ``package.module:factory`` gives; a module object of that name as it is.
+
+    Parameters
+    ----------
+    spec : str
+        The name; modules of the current folder are found as well.
+    expected : str
+        Ends the sentence "SPEC is no ..." when the text is no such name.
+
+    Raises
+    ------
+    UsageError
+        When the module or the factory does not exist, or the factory needs arguments.
+    CaptureError
+        When importing or calling the factory fails.
+    """
     module_name, _, attribute = spec.partition(":")
     if not module_name or not attribute:
-        raise UsageError(
-            f"{spec!r} is no model; write package.module:factory, for example torchvision.models:resnet18,"
-            " or name a .pt2 file."
-        )
+        raise UsageError(f"{spec!r} is no {expected}.")
     module = _import(module_name)
     if not hasattr(module, attribute):
         names = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
         raise UsageError(f"{module_name} has no {attribute!r}.{_suggestion(attribute, names)}")
     candidate = getattr(module, attribute)
-    model = candidate if isinstance(candidate, nn.Module) else _call(spec, candidate)
-    if not isinstance(model, nn.Module):
-        raise UsageError(f"{spec} gives a {type(model).__name__}, not a torch.nn.Module.")
-    return model
+    return candidate if isinstance(candidate, nn.Module) else _call(spec, candidate)
 
 
 def _import(name: str) -> ModuleType:

@@ -73,10 +73,24 @@ class GenericNode(_Part):
         return f"{self.name} ({self.module})" if self.module else self.name
 
 
+class AdapterSlot(_Part):
+    """Room for an adapter on a weight: the stored weights that hold its coefficients and their places.
+
+    A place is row * columns + column in the spectrum of the weight seen as a matrix. There is room for as many
+    coefficients as ``coefficients`` has elements; those that an adapter does not use are zero.
+    """
+
+    weight: str
+    coefficients: str
+    places: str
+
+
 class StageFiles(_Part):
     """One compiled stage; its library's ``main`` takes the inputs, then the weight arguments, returns the outputs.
 
     ``weight_names`` are the stored weights, ``weight_arguments`` what is made of them when the stage is loaded.
+    ``adapter_slots`` tells where adapters can be folded in then, ``replaceable`` which weights are stored just as the
+    model has them, so that an adapter may bring its own.
     """
 
     name: str
@@ -88,12 +102,16 @@ class StageFiles(_Part):
     weight_names: tuple[str, ...]
     weight_arguments: tuple[WeightArgument, ...]
     generic_nodes: tuple[GenericNode, ...] = ()
+    adapter_slots: tuple[AdapterSlot, ...] = ()
+    replaceable: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _knows_its_weights(self) -> StageFiles:
         wanted = {name for argument in self.weight_arguments for name in argument.weights}
+        wanted |= {name for slot in self.adapter_slots for name in (slot.weight, slot.coefficients, slot.places)}
+        wanted |= set(self.replaceable)
         if unknown := sorted(wanted - set(self.weight_names)):
-            raise ValueError(f"{self.name} prepares {', '.join(unknown)}, which is none of its weights")
+            raise ValueError(f"{self.name} prepares or replaces {', '.join(unknown)}, which is none of its weights")
         return self
 
 

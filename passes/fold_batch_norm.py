@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import fx, nn
 
+from cospipe.ir.adapters import fold_nodes
 from cospipe.ir.errors import PassError, several
 from cospipe.ir.graph import (
     argument,
@@ -65,7 +66,9 @@ class FoldBatchNorm(Pass):
 
     * ``batch_norm(conv(x, w, b))`` becomes ``conv(x, w * scale, b * scale + shift)``, likewise for transposed
       convolutions and for linear layers with two-dimensional results. Only when the batch norm alone reads the
-      layer, and the layer alone reads its weight. The weight keeps its name, the bias is ``<layer>.bias``.
+      layer, and the layer alone reads its weight. The weight keeps its name, the bias is ``<layer>.bias``. Where an
+      adapter is folded into the weight when it is loaded, the weight stays as it is, and becomes
+      ``fold(w) * <batch norm>.scale``.
     * every other ``batch_norm(x)`` becomes ``x * scale + shift`` with the parameters ``<batch norm>.scale`` and
       ``<batch norm>.shift``.
 
@@ -107,8 +110,9 @@ def _fold(graph_module: fx.GraphModule, norm: fx.Node) -> None:
     layer = norm.args[0]
     assert isinstance(layer, fx.Node)
     scale, shift = _scale_and_shift(graph_module, norm)
-    if _can_take(layer, norm):
-        _scale_layer(graph_module, layer, scale, shift)
+    if _can_take(graph_module, layer, norm):
+        _scale_weight(graph_module, layer, norm, scale)
+        _scale_bias(graph_module, layer, scale, shift)
         replacement = layer
     else:
         replacement = _multiply_and_add(graph_module, norm, scale, shift)
@@ -147,24 +151,56 @@ def _as_float64(graph_module: fx.GraphModule, argument: object) -> torch.Tensor 
     return stored_tensor(graph_module, str(argument.target)).detach().double()
 
 
-def _can_take(layer: fx.Node, norm: fx.Node) -> bool:
+def _can_take(graph_module: fx.GraphModule, layer: fx.Node, norm: fx.Node) -> bool:
     if layer.target not in _LAYERS or (layer.target is aten.linear.default and tensor_of(layer).ndim != 2):
         return False
     weight, bias = argument(layer, "weight"), argument(layer, "bias")
-    are_stored = weight.op == "get_attr" and (bias is None or bias.op == "get_attr")
+    is_weight_stored = weight.op == "get_attr" or weight in fold_nodes(graph_module)
+    are_stored = is_weight_stored and (bias is None or bias.op == "get_attr")
     return are_stored and set(layer.users) == {norm} and set(weight.users) == {layer}
 
 
-def _scale_layer(graph_module: fx.GraphModule, layer: fx.Node, scale: torch.Tensor, shift: torch.Tensor) -> None:
-    bias_node = argument(layer, "bias")
-    name = str(argument(layer, "weight").target)
-    weight = stored_tensor(graph_module, name)
+def _scale_weight(graph_module: fx.GraphModule, layer: fx.Node, norm: fx.Node, scale: torch.Tensor) -> None:
+    weight_node = argument(layer, "weight")
+    like = tensor_of(weight_node)
+    if weight_node.op == "get_attr":
+        weight = stored_tensor(graph_module, str(weight_node.target))
+        _store_parameter(graph_module, str(weight_node.target), _scaled_weight(layer, weight.double(), scale), weight)
+        return
+    outer = like.shape[:2] if _is_transposed(layer) else like.shape[:1]
+    factors = _scaled_weight(layer, scale.new_ones(*outer, *[1] * (like.ndim - len(outer))), scale)
+    name = free_name(graph_module, _beside(_statistics(norm), "scale"))
+    store_tensor(graph_module, name, nn.Parameter(factors.to(like.dtype), requires_grad=False))
+    factor = insert_get_attr(graph_module, name, before=layer)
+    scaled = insert_call(graph_module.graph, aten.mul.Tensor, (weight_node, factor), before=layer, like=layer)
+    layer.replace_input_with(weight_node, scaled)
+
+
+def _scale_bias(graph_module: fx.GraphModule, layer: fx.Node, scale: torch.Tensor, shift: torch.Tensor) -> None:
+    weight, bias_node = _stored_weight(layer), argument(layer, "bias")
     bias = _as_float64(graph_module, bias_node)
-    _store_parameter(graph_module, name, _scaled_weight(layer, weight.double(), scale), weight)
     new_bias = shift if bias is None else bias * scale + shift
-    bias_name = _bias_name(graph_module, name, bias_node, layer)
-    _store_parameter(graph_module, bias_name, new_bias, weight)
+    bias_name = _bias_name(graph_module, str(weight.target), bias_node, layer)
+    _store_parameter(graph_module, bias_name, new_bias, stored_tensor(graph_module, str(weight.target)))
     _set_bias(layer, insert_get_attr(graph_module, bias_name, before=layer))
+
+
+def _stored_weight(layer: fx.Node) -> fx.Node:
+    """Return the stored weight of a layer, behind what is computed from it."""
+    node: fx.Node = argument(layer, "weight")
+    while node.op != "get_attr":
+        node = node.all_input_nodes[0]
+    return node
+
+
+def _statistics(norm: fx.Node) -> str:
+    mean = norm.args[3]
+    assert isinstance(mean, fx.Node)
+    return str(mean.target)
+
+
+def _beside(name: str, leaf: str) -> str:
+    return ".".join([*name.split(".")[:-1], leaf])
 
 
 def _scaled_weight(layer: fx.Node, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
@@ -183,7 +219,7 @@ def _is_transposed(layer: fx.Node) -> bool:
 def _bias_name(graph_module: fx.GraphModule, weight_name: str, bias: fx.Node | None, layer: fx.Node) -> str:
     if bias is not None and set(bias.users) == {layer}:
         return str(bias.target)
-    return free_name(graph_module, ".".join([*weight_name.split(".")[:-1], "bias"]))
+    return free_name(graph_module, _beside(weight_name, "bias"))
 
 
 def _set_bias(layer: fx.Node, bias: fx.Node) -> None:
@@ -196,13 +232,12 @@ def _store_parameter(graph_module: fx.GraphModule, name: str, value: torch.Tenso
 
 
 def _multiply_and_add(graph_module: fx.GraphModule, norm: fx.Node, scale: torch.Tensor, shift: torch.Tensor) -> fx.Node:
-    data, mean = norm.args[0], norm.args[3]
+    data = norm.args[0]
     assert isinstance(data, fx.Node)
-    assert isinstance(mean, fx.Node)
     like = tensor_of(data)
     factors = []
     for word, value in (("scale", scale), ("shift", shift)):
-        name = free_name(graph_module, ".".join([*str(mean.target).split(".")[:-1], word]))
+        name = free_name(graph_module, _beside(_statistics(norm), word))
         parameter = nn.Parameter(value.reshape(-1, *[1] * (like.ndim - 2)).to(like.dtype), requires_grad=True)
         store_tensor(graph_module, name, parameter)
         factors.append(insert_get_attr(graph_module, name, before=norm))

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import ClassVar
-from zlib import crc32
 
 import torch
 from torch import fx, nn
 
 from cospipe.ir.adapters import delta_nodes
-from cospipe.ir.errors import PassError, UsageError
-from cospipe.ir.graph import argument, fake_tensor, free_name, insert_call, store_tensor, stored_tensor, tensor_of
+from cospipe.ir.coefficient_places import choose_places, coefficient_counts
+from cospipe.ir.errors import PassError
+from cospipe.ir.graph import argument, fake_tensor, free_name, store_tensor, stored_tensor, tensor_of
 from cospipe.ir.meta import Aspect
-from cospipe.ir.spectral_delta import SpectralDelta, random_places
+from cospipe.ir.spectral_config import SpectralConfig
+from cospipe.ir.spectral_delta import SpectralDelta
 from cospipe.passes.base import Pass, PassResult
 
 aten = torch.ops.aten
 
 _ADAPTED_LAYERS = frozenset(
     {
+        aten.addmm.default,
         aten.conv1d.default,
         aten.conv1d.padding,
         aten.conv2d.default,
@@ -30,51 +30,41 @@ _ADAPTED_LAYERS = frozenset(
         aten.conv3d.padding,
         aten.conv_transpose1d.default,
         aten.conv_transpose2d.input,
+        aten.conv_transpose3d.input,
         aten.convolution.default,
+        aten.embedding.default,
         aten.linear.default,
+        aten.matmul.default,
+        aten.mm.default,
     }
 )
+_WEIGHT_ARGUMENTS = {
+    aten.addmm.default: "mat2",
+    aten.matmul.default: "other",
+    aten.mm.default: "mat2",
+}
 
 
 @dataclass(frozen=True)
-class InsertAdapters(Pass):
-    """Rewrite ``w`` to ``w + delta()`` on the weight edge of linear layers and convolutions.
+class InsertAdapters(SpectralConfig, Pass):
+    """Rewrite ``w`` to ``delta(w)`` on the weight edge of linear layers, convolutions, embeddings and products.
 
     ``delta`` is a :class:`~cospipe.ir.spectral_delta.SpectralDelta` called ``<weight>_delta``. A weight that several
     layers share gets one delta, and every reader of the weight sees the sum. Weights that are computed, and those of
-    other operations, are left alone. Afterwards only the coefficients require a gradient; the parameters are frozen
-    in the graph, not in the user's model.
+    other operations, are left alone. Afterwards only the coefficients, and what ``also_train`` names, require a
+    gradient; the parameters are frozen in the graph, not in the user's model, and those trained whole are copies.
 
-    Parameters
-    ----------
-    n : int
-        Coefficients of each weight; a smaller weight gets as many as it has elements.
-    alpha : float
-        Scale of the change.
-    seed : int
-        The places of a weight's coefficients follow from this and its name.
-    layers : str
-        Pattern of the weight names to adapt, ``features.*.weight``.
+    The options are those of :class:`~cospipe.ir.spectral_config.SpectralConfig`. Selection by gradient takes the
+    gradients that the model's parameters have: run ``loss.backward()`` on a few batches before.
 
     Raises
     ------
     UsageError
-        When ``n`` is below 1 or ``alpha`` is not a number other than zero.
+        When options make no sense, or a selection by gradient lacks one.
     """
-
-    n: int = 1000
-    alpha: float = 1.0
-    seed: int = 0
-    layers: str = "*"
 
     name: ClassVar[str] = "insert-adapters"
     rewrites: ClassVar[frozenset[Aspect]] = frozenset({Aspect.STRUCTURE, Aspect.WEIGHTS})
-
-    def __post_init__(self) -> None:
-        if self.n < 1:
-            raise UsageError(f"insert-adapters needs at least one coefficient a weight, not n={self.n}.")
-        if self.alpha == 0 or not math.isfinite(self.alpha):
-            raise UsageError(f"insert-adapters needs a finite alpha other than zero, not alpha={self.alpha}.")
 
     def requires(self, graph_module: fx.GraphModule) -> None:
         """Raise PassError when the graph has adapters already, or no weight has a name of the pattern."""
@@ -82,39 +72,55 @@ class InsertAdapters(Pass):
         if adapted:
             raise PassError(f"The model has adapters already ({adapted[0]}, ...); run the pass 'merge-adapters' first.")
         known = [str(node.target) for node in _weights(graph_module.graph)]
-        if not any(fnmatchcase(name, self.layers) for name in known):
+        if not any(self.count_for(name) and not self.trains_whole(name) for name in known):
             raise PassError(
                 f"No weight of a linear layer or convolution matches {self.layers!r}."
                 f" Known: {', '.join(known) or 'none'}."
             )
 
     def call(self, graph_module: fx.GraphModule) -> PassResult:
-        """Freeze all parameters, then adapt every weight of the pattern."""
-        _freeze(graph_module)
-        for weight in _weights(graph_module.graph):
-            if fnmatchcase(str(weight.target), self.layers):
-                self._adapt(graph_module, weight)
+        """Choose all places, freeze the parameters, then adapt every weight of the pattern."""
+        weights = {str(node.target): node for node in _weights(graph_module.graph)}
+        counts = coefficient_counts({name: tensor_of(node).shape for name, node in weights.items()}, self)
+        places = {name: self._places(graph_module, name, n) for name, n in counts.items()}
+        self._freeze(graph_module)
+        for name, (rows, columns) in places.items():
+            self._adapt(graph_module, weights[name], rows, columns)
         return PassResult(graph_module, True)
 
-    def _adapt(self, graph_module: fx.GraphModule, weight: fx.Node) -> None:
+    def _places(self, graph_module: fx.GraphModule, name: str, n: int) -> tuple[torch.Tensor, torch.Tensor]:
+        weight = stored_tensor(graph_module, name)
+        return choose_places(name, weight, n, self, weight.grad)
+
+    def _adapt(self, graph_module: fx.GraphModule, weight: fx.Node, rows: torch.Tensor, columns: torch.Tensor) -> None:
         like, readers = tensor_of(weight), list(weight.users)
-        rows, columns = random_places(like.shape, self.n, self.seed + crc32(str(weight.target).encode()))
         name = free_name(graph_module, f"{weight.target}_delta")
-        graph_module.add_submodule(name, SpectralDelta(like.shape, rows, columns, self.alpha, like.dtype))
+        dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+        graph_module.add_submodule(name, SpectralDelta(like.shape, rows, columns, self.alpha, dtype))
         with graph_module.graph.inserting_after(weight):
-            delta = graph_module.graph.call_module(name)
-        delta.meta["val"] = fake_tensor(graph_module.graph, stored_tensor(graph_module, str(weight.target)))
-        adapted = insert_call(graph_module.graph, aten.add.Tensor, (weight, delta), before=delta.next, like=delta)
+            adapted = graph_module.graph.call_module(name, (weight,))
+        adapted.meta["val"] = fake_tensor(graph_module.graph, stored_tensor(graph_module, str(weight.target)))
         for reader in readers:
             reader.replace_input_with(weight, adapted)
 
+    def _freeze(self, graph_module: fx.GraphModule) -> None:
+        # new parameters over the same memory: the user's model keeps its own requires_grad flags; what is trained whole
+        # gets memory of its own, so that training does not write to the user's model
+        found = list(graph_module.named_parameters(remove_duplicate=False))
+        trained = {id(parameter) for name, parameter in found if self.trains_whole(name)}
+        own: dict[int, nn.Parameter] = {}
+        for name, parameter in found:
+            is_trained, values = id(parameter) in trained, parameter.detach()
+            if id(parameter) not in own:
+                own[id(parameter)] = nn.Parameter(values.clone() if is_trained else values, requires_grad=is_trained)
+            store_tensor(graph_module, name, own[id(parameter)])
+
 
 def _weights(graph: fx.Graph) -> list[fx.Node]:
-    read = [argument(node, "weight") for node in graph.nodes if node.target in _ADAPTED_LAYERS]
-    return [weight for weight in dict.fromkeys(read) if weight.op == "get_attr" and tensor_of(weight).ndim > 1]
-
-
-def _freeze(graph_module: fx.GraphModule) -> None:
-    # new parameters over the same memory: the user's model keeps its own requires_grad flags
-    for name, parameter in list(graph_module.named_parameters(remove_duplicate=False)):
-        store_tensor(graph_module, name, nn.Parameter(parameter.detach(), requires_grad=False))
+    layers = [node for node in graph.nodes if node.target in _ADAPTED_LAYERS]
+    read = [argument(node, _WEIGHT_ARGUMENTS.get(node.target, "weight")) for node in layers]
+    return [
+        weight
+        for weight in dict.fromkeys(read)
+        if weight.op == "get_attr" and tensor_of(weight).ndim > 1 and tensor_of(weight).is_floating_point()
+    ]

@@ -1,5 +1,6 @@
 """What several test files share: a small network with skips, compiled once for this machine."""
 
+import copy
 import os
 
 import pytest
@@ -13,6 +14,7 @@ from cospipe.ir.soc import load_soc
 from cospipe.passes.fold_batch_norm import FoldBatchNorm
 from cospipe.passes.model_graph import compute_nodes
 from cospipe.passes.partition import tag_stages
+from cospipe.passes.pipeline import PassManager, parse_pipeline
 from cospipe.passes.split import Split
 
 
@@ -47,17 +49,18 @@ def small_inputs():
     return torch.randn(1, 3, 16, 16, generator=generator), torch.randn(1, 5, generator=generator)
 
 
-def compile_in_three(network, inputs, soc, configurations, output):
+def compile_in_three(network, inputs, soc, configurations, output, passes=""):
     """Compile a network in three stages whatever the search thinks of it; return it as ``optimize`` does.
 
     ``configurations`` holds the cluster and the cpu ids of each stage. The middle stage starts behind the first two
-    nodes and ends before the last half.
+    nodes and ends before the last half. ``passes`` run first; what they compute of weights goes with its reader.
     """
     from cospipe.backends.tvm.pack import PackRequest, pack
 
-    pipeline = FoldBatchNorm()(capture(network, inputs)).graph_module
-    nodes = [node.name for node in compute_nodes(pipeline.graph)]
-    parts = [nodes[:2], nodes[2 : len(nodes) // 2], nodes[len(nodes) // 2 :]]
+    captured = capture(network, inputs)
+    originals = dict(captured.named_parameters())
+    pipeline = PassManager([*parse_pipeline(passes), FoldBatchNorm()])(captured).graph_module
+    parts = _three_parts(pipeline.graph)
     stages = tuple(
         StagePlan(
             name=f"stage{i}",
@@ -79,22 +82,85 @@ def compile_in_three(network, inputs, soc, configurations, output):
         soc=soc,
         machine=soc,
         model="SmallNetwork",
-        passes="fold-batch-norm,partition,split",
+        passes=",".join(filter(None, [passes, "fold-batch-norm,partition,split"])),
         example_inputs=inputs,
         expected=expected,
+        originals=originals,
     )
     return cospipe.Optimized(plan, pack(request, output, lambda step: None))
+
+
+def _three_parts(graph):
+    nodes, waiting = [], []
+    for node in compute_nodes(graph):
+        waiting.append(node.name)
+        if any(read.op == "placeholder" or read.name in {n for group in nodes for n in group} for read in node.all_input_nodes):
+            nodes.append(waiting)
+            waiting = []
+    groups = [nodes[:2], nodes[2 : len(nodes) // 2], nodes[len(nodes) // 2 :]]
+    return [[name for group in part for name in group] for part in groups]
 
 
 @pytest.fixture(scope="session")
 def compiled(small_network, small_inputs, tmp_path_factory):
     """The small network as a bundle of three stages for this machine; where there are few cores they share them."""
-    soc = load_soc("host")
-    cores = [(cluster.name, cpu) for cluster in soc.clusters for cpu in cluster.cpu_ids]
-    configurations = [(cores[i % len(cores)][0], (cores[i % len(cores)][1],)) for i in range(3)]
     output = tmp_path_factory.mktemp("compiled") / "bundle"
-    return compile_in_three(small_network, small_inputs, soc, configurations, output)
+    return compile_in_three(small_network, small_inputs, load_soc("host"), three_host_cores(), output)
 
+
+def three_host_cores():
+    cores = [(cluster.name, cpu) for cluster in load_soc("host").clusters for cpu in cluster.cpu_ids]
+    return [(cores[i % len(cores)][0], (cores[i % len(cores)][1],)) for i in range(3)]
+
+
+ROOM = "insert-adapters{n=20,selection=low},merge-adapters{at=load}"
+"""Passes that leave room for adapters of twenty coefficients a weight."""
+
+
+@pytest.fixture(scope="session")
+def adaptable(small_network, small_inputs, tmp_path_factory):
+    """The small network as three stages for this machine, with room for adapters."""
+    output = tmp_path_factory.mktemp("adaptable") / "bundle"
+    return compile_in_three(small_network, small_inputs, load_soc("host"), three_host_cores(), output, ROOM)
+
+
+@pytest.fixture(scope="session")
+def adapters(small_network, tmp_path_factory):
+    """Files of two adapters on the small network, ``conv`` of some convolutions and ``whole`` with a last layer."""
+    folder = tmp_path_factory.mktemp("adapters")
+    configs = {
+        "conv": cospipe.SpectralConfig(n=20, selection="random", layers="middle|first"),
+        "whole": cospipe.SpectralConfig(n=12, alpha=0.5, selection="hybrid", also_train="last"),
+    }
+    return {name: _saved_adapter(small_network, config, folder / name) for name, config in configs.items()}
+
+
+def _saved_adapter(network, config, stem):
+    adapters = cospipe.adapt(copy.deepcopy(network), config)
+    generator = torch.Generator().manual_seed(len(stem.name))
+    with torch.no_grad():
+        for parameter in adapters.trainable_parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    adapters.save(f"{stem}.safetensors")
+    return stem.with_suffix(".safetensors")
+
+
+def adapted(network, file):
+    """A copy of a network with an adapter merged, in eager PyTorch; the network itself without a file."""
+    if file is None:
+        return network
+    changed = copy.deepcopy(network)
+    adapters = cospipe.load_adapter(changed, file)
+    adapters.merge()
+    return adapters.remove()
+
+
+@pytest.fixture(scope="session")
+def adaptable_board(small_network, small_inputs, tmp_path_factory):
+    """The small network as three stages for a HiKey 970, with room for adapters."""
+    configurations = [("big", (4, 5)), ("little", (0,)), ("big", (6, 7))]
+    output = tmp_path_factory.mktemp("adaptable_board") / "bundle"
+    return compile_in_three(small_network, small_inputs, load_soc("hikey970"), configurations, output, ROOM)
 
 @pytest.fixture(scope="session")
 def board(small_network, small_inputs, tmp_path_factory):

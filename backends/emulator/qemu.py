@@ -14,7 +14,7 @@ import numpy as np
 
 from cospipe.backends.bundle import Bundle, sha256
 from cospipe.backends.emulator.aarch64_runtime import aarch64_runtime, cache_folder
-from cospipe.backends.runtime.weights import Array, TensorEntry, read_entries, write_tensors
+from cospipe.ir.tensor_file import Array, TensorEntry, read_entries, write_tensors
 from cospipe.backends.tvm.link import zig_compile
 from cospipe.ir.errors import EmulatorError, several
 from cospipe.ir.manifest import StageFiles, TensorSpec, WeightArgument
@@ -37,7 +37,13 @@ class Emulator:
     runner: Path
     options: tuple[str, ...] = ()
 
-    def run_stage(self, bundle: Bundle, stage: StageFiles, values: Mapping[str, Array]) -> dict[str, Array]:
+    def run_stage(
+        self,
+        bundle: Bundle,
+        stage: StageFiles,
+        values: Mapping[str, Array],
+        overrides: Mapping[str, Array] | None = None,
+    ) -> dict[str, Array]:
         """Call one stage of a bundle.
 
         Parameters
@@ -48,6 +54,8 @@ class Emulator:
             One of its stages.
         values : mapping of str to array
             The stage's inputs by value name.
+        overrides : mapping of str to array, optional
+            Values that take the place of stored weights, by name.
 
         Returns
         -------
@@ -63,6 +71,7 @@ class Emulator:
             folder = Path(scratch)
             (folder / "weights.safetensors").symlink_to(bundle.file(stage.weights))
             write_tensors(folder / "inputs.safetensors", {spec.name: values[spec.name] for spec in stage.inputs})
+            write_tensors(folder / "overrides.safetensors", overrides or {})
             _write_arguments(folder, stage)
             self._call(folder, bundle.file(stage.library), _threads(bundle, stage), stage.name)
             return _read_results((folder / "results").read_bytes(), stage)
@@ -123,12 +132,14 @@ def _threads(bundle: Bundle, stage: StageFiles) -> int:
 
 def _write_arguments(folder: Path, stage: StageFiles) -> None:
     """List inputs and weights in the order the stage takes them, and how they are prepared."""
-    inputs, weights = read_entries(folder / "inputs.safetensors"), read_entries(folder / "weights.safetensors")
+    files = ("weights.safetensors", "overrides.safetensors")
+    weights = {name: _line(file, entry) for file in files for name, entry in read_entries(folder / file).items()}
+    inputs = read_entries(folder / "inputs.safetensors")
     lines = [_line("inputs.safetensors", inputs[spec.name]) for spec in stage.inputs]
     for argument in stage.weight_arguments:
         if argument.function:
             lines.append(_prepared_line(argument))
-        lines += [_line("weights.safetensors", weights[name]) for name in argument.weights]
+        lines += [weights[name] for name in argument.weights]
     (folder / "arguments").write_text("\n".join([*lines, ""]), encoding="utf-8")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cospipe.backends.runtime.weights import Array
+from cospipe.ir.tensor_file import Array
 
 
 def relative_error(actual: Array, expected: Array) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from cospipe.backends.runtime.weights import Array
+from cospipe.ir.tensor_file import Array
 from cospipe.ir.manifest import Manifest, TensorSpec
 
 Frame = dict[str, Array]

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from cospipe.backends.runtime.frame import frame_problems
-from cospipe.backends.runtime.weights import Array
 from cospipe.ir.errors import UsageError, several
 from cospipe.ir.manifest import Manifest, TensorSpec
+from cospipe.ir.tensor_file import Array
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -99,13 +99,23 @@ def read_image(file: Path, spec: TensorSpec, options: ImageOptions) -> Array:
     """
     if len(spec.shape) != 4 or spec.shape[:2] != (1, 3) or spec.dtype != "float32":
         raise UsageError(f"images need a 1x3xHxW float32 input, this one is {spec}")
+    return normalise_image(read_pixels(file, spec.shape[2], spec.shape[3]), options)
+
+
+def read_pixels(file: Path, height: int, width: int) -> Array:
+    """Read an image as height x width x 3 bytes: shorter side scaled, centre cut out.
+
+    Raises
+    ------
+    UsageError
+        When Pillow is not installed.
+    """
     try:
         from PIL import Image, ImageOps
     except ImportError as error:
         raise UsageError("reading images needs Pillow; install it with: pip install pillow") from error
     with Image.open(file) as image:
-        size = (spec.shape[3], spec.shape[2])
-        return normalise_image(np.asarray(ImageOps.fit(image.convert("RGB"), size, Image.Resampling.BICUBIC)), options)
+        return np.asarray(ImageOps.fit(image.convert("RGB"), (width, height), Image.Resampling.BICUBIC))
 
 
 def normalise_image(pixels: Array, options: ImageOptions) -> Array:

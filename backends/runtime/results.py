@@ -7,7 +7,7 @@ from types import TracebackType
 
 import numpy as np
 
-from cospipe.backends.runtime.weights import Array
+from cospipe.ir.tensor_file import Array
 from cospipe.ir.errors import CospipeError, UsageError
 
 

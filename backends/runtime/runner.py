@@ -6,28 +6,35 @@ import os
 import platform
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from time import perf_counter
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from cospipe.backends.bundle import Bundle
+from cospipe.backends.runtime.adapter_weights import Overrides, adapter_overrides
 from cospipe.backends.runtime.frame import Frame, frame_problems
 from cospipe.backends.runtime.placement import StagePlacement, available_cpus, place
 from cospipe.backends.runtime.stage import StageExecutable, as_tensor, to_numpy
 from cospipe.backends.runtime.statistics import RunStatistics, StageTimes
 from cospipe.backends.runtime.tvm_runtime import compatible_version, configure_thread_pool, runtime_version
+from cospipe.ir.adapter_file import StoredAdapter
 from cospipe.ir.errors import BundleError, CospipeError, StageError, UsageError, several
 from cospipe.ir.manifest import Manifest
+
+_Result = TypeVar("_Result")
 
 
 @dataclass
 class _Job:
-    """A frame on its way: the run it belongs to, the tensors later stages still need, and its times so far."""
+    """A frame on its way: its run and weights, the tensors later stages still need, and its times so far."""
 
     run: int
     values: dict[str, Any]
+    generation: int = 0
     accepted_s: float = 0.0
     started_s: float = 0.0
     finished_s: float = 0.0
@@ -39,7 +46,7 @@ class _Job:
 
 @dataclass
 class _Stage:
-    """What a stage's thread works with."""
+    """What a stage's thread works with; ``weights`` by generation, the older ones until a frame of a newer one comes."""
 
     name: str
     executable_arguments: tuple[Any, ...]
@@ -50,6 +57,8 @@ class _Stage:
     times: StageTimes
     ready: threading.Event = field(default_factory=threading.Event)
     failure: CospipeError | None = None
+    executable: StageExecutable | None = None
+    weights: dict[int, list[Any]] = field(default_factory=dict)
 
 
 def check_runs_here(manifest: Manifest) -> None:
@@ -87,11 +96,16 @@ class PipelineRunner:
         An opened bundle.
     queue_depth : int
         Frames that may wait before each stage; more only adds latency when one stage is slower than the rest.
+    adapter : StoredAdapter, str or Path, optional
+        An adapter, or its file, to fold into the weights when they are loaded; the bundle must be compiled with
+        ``merge-adapters{at=load}``.
 
     Raises
     ------
     BundleError
         When the bundle was made for another architecture or TVM version.
+    AdapterError
+        When the adapter does not fit the bundle.
 
     Examples
     --------
@@ -100,7 +114,9 @@ class PipelineRunner:
     ...         print(result["linear"].argmax())
     """
 
-    def __init__(self, bundle: Bundle, queue_depth: int = 1) -> None:
+    def __init__(
+        self, bundle: Bundle, queue_depth: int = 1, adapter: StoredAdapter | str | Path | None = None
+    ) -> None:
         check_runs_here(bundle.manifest)
         if queue_depth < 1:
             raise UsageError(f"The queue depth must be at least 1, not {queue_depth}.")
@@ -108,19 +124,28 @@ class PipelineRunner:
         self._queues: list[queue.Queue[Any]] = [queue.Queue(queue_depth) for _ in bundle.manifest.stages]
         self._results: queue.Queue[_Job | StageError | None] = queue.Queue()
         self._stopping = threading.Event()
-        self._stages = self._make_stages()
+        self._stages = self._make_stages(adapter_overrides(bundle, adapter))
+        self._generation = 0
+        self._accepting = threading.Lock()
+        self._swapping = threading.Lock()
+        self._accepted = 0
         self._threads: list[threading.Thread] = []
         self._latest_run = 0
         self.statistics = RunStatistics([stage.times for stage in self._stages])
 
-    def _make_stages(self) -> list[_Stage]:
+    def _make_stages(self, overrides: dict[str, Overrides]) -> list[_Stage]:
         manifest = self.bundle.manifest
         placements = place(manifest.plan, manifest.architecture == manifest.soc_architecture, available_cpus())
         links = [*self._queues, self._results]
         return [
             _Stage(
                 name=f"{files.name} ({planned.configuration})",
-                executable_arguments=(files, self.bundle.file(files.library), self.bundle.file(files.weights)),
+                executable_arguments=(
+                    files,
+                    self.bundle.file(files.library),
+                    self.bundle.file(files.weights),
+                    overrides[files.name],
+                ),
                 placement=placement,
                 kept=_needed_after(manifest, position),
                 incoming=links[position],
@@ -187,6 +212,7 @@ class PipelineRunner:
         if not self._threads:
             raise UsageError("The runner is not started; use it in a with statement.")
         self._latest_run += 1
+        self._accepted = 0
         for stage in self._stages:
             stage.times = replace(stage.times, busy_us=[])
         self.statistics = RunStatistics([stage.times for stage in self._stages])
@@ -196,7 +222,10 @@ class PipelineRunner:
         inside = 0
         for frame in frames:
             self._check_current(run)
-            job = _Job(run, self._inputs(frame))
+            inputs = self._inputs(frame)
+            with self._accepting:
+                job = _Job(run, inputs, self._generation)
+                self._accepted += 1
             self._queues[0].put(job)
             job.accepted_s = perf_counter()  # waiting for the pipeline to accept a frame is not part of its latency
             inside += 1
@@ -205,6 +234,41 @@ class PipelineRunner:
                 inside -= 1
         for _ in range(inside):
             yield self._take(run)
+
+    def swap_adapter(self, adapter: StoredAdapter | str | Path | None) -> int:
+        """Give a started pipeline another adapter, from any thread, also while frames are running.
+
+        The new weights are made first, beside the running stages; then every frame that is accepted from now on meets
+        them in all stages, and every earlier frame the old ones. No frame is dropped or waits, and nothing is compiled.
+        While both are in use the changed weights are in memory twice.
+
+        Parameters
+        ----------
+        adapter : StoredAdapter, str, Path or None
+            An adapter, or its file; None for what the bundle was compiled with.
+
+        Returns
+        -------
+        int
+            How many frames of the current run were accepted before: the position of the first frame with the new one.
+
+        Raises
+        ------
+        UsageError
+            When the runner is not started.
+        AdapterError
+            When the adapter does not fit the bundle; then the pipeline goes on as it was.
+        """
+        if not self._threads or self._stopping.is_set():
+            raise UsageError("The runner is not started; use it in a with statement.")
+        overrides = adapter_overrides(self.bundle, adapter)
+        with self._swapping:
+            made = _in_thread_of_one_core(lambda: [_weights_with(stage, overrides) for stage in self._stages])
+            with self._accepting:
+                for stage, weights in zip(self._stages, made, strict=True):
+                    stage.weights[self._generation + 1] = weights
+                self._generation += 1
+                return self._accepted
 
     def _check_current(self, run: int) -> None:
         if self._stopping.is_set():
@@ -250,6 +314,7 @@ class PipelineRunner:
             configure_thread_pool(cpus, stage.placement.threads)
             executable = StageExecutable(*stage.executable_arguments)
             executable.warm_up()
+            stage.executable, stage.weights[0] = executable, executable.weights
             if stage.placement.kind != "shared":
                 os.sched_setaffinity(0, cpus[:1])  # the pool has just widened it to all its cores
             return executable
@@ -265,7 +330,9 @@ class PipelineRunner:
 def _step(stage: _Stage, executable: StageExecutable, job: _Job) -> _Job | StageError:
     started = perf_counter()
     try:
-        outputs = executable.call(job.values)
+        for older in [generation for generation in stage.weights if generation < job.generation]:
+            del stage.weights[older]
+        outputs = executable.call(job.values, stage.weights[job.generation])
     except Exception as error:
         return StageError(stage.name, f"{stage.name} failed: {error}")
     job.started_s = job.started_s or started
@@ -273,6 +340,22 @@ def _step(stage: _Stage, executable: StageExecutable, job: _Job) -> _Job | Stage
     stage.times.busy_us.append((job.finished_s - started) * 1e6)
     job.values = {name: tensor for name, tensor in (job.values | outputs).items() if name in stage.kept}
     return job
+
+
+def _weights_with(stage: _Stage, overrides: dict[str, Overrides]) -> list[Any]:
+    assert stage.executable is not None
+    return stage.executable.weights_with(overrides[stage.executable.files.name])
+
+
+def _in_thread_of_one_core(work: Callable[[], _Result]) -> _Result:
+    """Run TVM code where its pool neither pins the caller's thread nor takes the cores of the stages."""
+
+    def configured() -> _Result:
+        configure_thread_pool(available_cpus(), 1)
+        return work()
+
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="adapter") as thread:
+        return thread.submit(configured).result()
 
 
 def _needed_after(manifest: Manifest, position: int) -> frozenset[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cospipe.backends.runtime.tvm_runtime import load_runtime
-from cospipe.backends.runtime.weights import Array, TensorFile, aligned
+from cospipe.ir.tensor_file import Array, TensorFile, aligned
 from cospipe.ir.errors import BundleError, CospipeError, first_line
 from cospipe.ir.manifest import StageFiles, WeightArgument
 
@@ -27,6 +27,8 @@ class StageExecutable:
         The stage's part of the manifest.
     library, weights : Path
         Absolute paths of its library and its safetensors file.
+    overrides : mapping of str to array, optional
+        Values that take the place of stored weights, by name.
 
     Raises
     ------
@@ -34,19 +36,43 @@ class StageExecutable:
         When a weight is missing, has another shape or cannot be prepared, or the library cannot be loaded.
     """
 
-    def __init__(self, files: StageFiles, library: Path, weights: Path) -> None:
+    def __init__(
+        self, files: StageFiles, library: Path, weights: Path, overrides: Mapping[str, Array] | None = None
+    ) -> None:
         self.files = files
-        stored = TensorFile(weights)
-        if missing := [name for name in files.weight_names if name not in stored.entries]:
+        self._stored = TensorFile(weights)
+        if missing := [name for name in files.weight_names if name not in self._stored.entries]:
             raise BundleError(f"{weights.name} lacks the weights {', '.join(missing)} of {files.name}.")
-        module = _load(library)
-        self._weights = _prepare(files, module, stored)
-        self._main = _main(files, module)
+        self._module = _load(library)
+        self.weights = self._prepare(overrides or {}, files.weight_arguments)
+        self._main = _main(files, self._module)
 
-    def call(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Run the stage on TVM tensors by value name; return its outputs as TVM tensors by value name."""
-        results = self._main(*(values[spec.name] for spec in self.files.inputs), *self._weights)
+    def call(self, values: Mapping[str, Any], weights: Sequence[Any] | None = None) -> dict[str, Any]:
+        """Run the stage on TVM tensors by value name; return its outputs as TVM tensors by value name.
+
+        ``weights`` are others than those it was loaded with, from :meth:`weights_with`.
+        """
+        inputs = (values[spec.name] for spec in self.files.inputs)
+        results = self._main(*inputs, *(self.weights if weights is None else weights))
         return dict(zip((spec.name for spec in self.files.outputs), results, strict=True))
+
+    def weights_with(self, overrides: Mapping[str, Array]) -> list[Any]:
+        """Return what ``main`` takes behind its inputs, with other values for some stored weights.
+
+        Only what an adapter can change is made anew; the rest is shared with :attr:`weights`. May be called while
+        another thread runs the stage.
+        """
+        slots = self.files.adapter_slots
+        changing = {name for slot in slots for name in (slot.coefficients, slot.places)} | set(self.files.replaceable)
+        affected = [argument for argument in self.files.weight_arguments if changing.intersection(argument.weights)]
+        made = dict(zip(affected, self._prepare(overrides, affected), strict=True))
+        return [made.get(argument, own) for argument, own in zip(self.files.weight_arguments, self.weights, strict=True)]
+
+    def _prepare(self, overrides: Mapping[str, Array], arguments: Sequence[WeightArgument]) -> list[Any]:
+        """Return some weight arguments; made one after the other, so that few weights are in memory twice."""
+        # What the naive allocator takes for steps in between goes back to the system; a pool would keep it.
+        machine = _machine(self.files, self._module, _NAIVE_ALLOCATOR)
+        return [_prepared(self.files, machine, argument, self._stored, overrides) for argument in arguments]
 
     def warm_up(self) -> None:
         """Run the stage once on zeros, so that pages, buffers and threads exist before the first frame."""
@@ -80,15 +106,12 @@ def _main(files: StageFiles, module: Any) -> Any:
     return machine.get_function("main")
 
 
-def _prepare(files: StageFiles, module: Any, stored: TensorFile) -> list[Any]:
-    """Return what main takes behind its inputs; one after the other, so that few weights are in memory twice."""
-    # What the naive allocator takes for steps in between goes back to the system; a pool would keep it.
-    machine = _machine(files, module, _NAIVE_ALLOCATOR)
-    return [_prepared(files, machine, argument, stored) for argument in files.weight_arguments]
-
-
-def _prepared(files: StageFiles, machine: Any, argument: WeightArgument, stored: TensorFile) -> Any:
-    tensors = [as_tensor(stored.tensor(name)) for name in argument.weights]
+def _prepared(
+    files: StageFiles, machine: Any, argument: WeightArgument, stored: TensorFile, overrides: Mapping[str, Array]
+) -> Any:
+    tensors = [
+        as_tensor(overrides[name] if name in overrides else stored.tensor(name)) for name in argument.weights
+    ]
     names = ", ".join(argument.weights)
     try:
         result = machine.get_function(argument.function)(*tensors)[0] if argument.function else tensors[0]

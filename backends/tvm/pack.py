@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,14 +15,16 @@ from torch.utils._pytree import tree_leaves
 
 from cospipe.backends.bundle import Bundle, sha256, write_bundle
 from cospipe.backends.runtime.compare import relative_error
-from cospipe.backends.runtime.weights import Array, write_tensors
+from cospipe.ir.tensor_file import Array, write_tensors
 from cospipe.backends.tvm.lower import lower_stage
 from cospipe.backends.tvm.target import core_target, kernel_core
 from cospipe.backends.verify import verify_bundle
+from cospipe.ir.adapters import fold_nodes
 from cospipe.ir.annotations import LATENCY, plan_of
 from cospipe.ir.errors import LoweringError, UsageError
 from cospipe.ir.graph import module_path
-from cospipe.ir.manifest import FileRecord, GenericNode, Manifest, StageFiles, TensorSpec
+from cospipe.ir.load_time_fold import LoadTimeFold
+from cospipe.ir.manifest import AdapterSlot, FileRecord, GenericNode, Manifest, StageFiles, TensorSpec
 from cospipe.ir.plan import CoreConfiguration, PipelinePlan
 from cospipe.ir.soc import Cluster, Soc
 
@@ -58,6 +60,8 @@ class PackRequest:
         One frame.
     expected : tuple of Tensor
         What eager PyTorch returns for it.
+    originals : mapping of str to Tensor
+        The parameters of the captured model, before any pass.
     allows_winograd : bool
         Whether 3x3 convolutions may be computed by Winograd's method.
     """
@@ -69,6 +73,7 @@ class PackRequest:
     passes: str
     example_inputs: tuple[torch.Tensor, ...]
     expected: tuple[torch.Tensor, ...]
+    originals: Mapping[str, torch.Tensor]
     allows_winograd: bool = True
 
 
@@ -226,7 +231,25 @@ def _compile(
         weight_names=lowered.weight_names,
         weight_arguments=lowered.weight_arguments,
         generic_nodes=tuple(_generic_nodes(part.module, lowered.generic_nodes, planned)),
+        adapter_slots=tuple(_adapter_slots(part.module)),
+        replaceable=tuple(_replaceable(parameters, lowered.weight_names, request.originals)),
     )
+
+
+def _adapter_slots(stage: fx.GraphModule) -> Iterator[AdapterSlot]:
+    for name in dict.fromkeys(str(node.target) for node in fold_nodes(stage)):
+        fold = stage.get_submodule(name)
+        assert isinstance(fold, LoadTimeFold)
+        yield AdapterSlot(weight=fold.weight_name, coefficients=f"{name}.coefficients", places=f"{name}.places")
+
+
+def _replaceable(
+    parameters: Mapping[str, torch.Tensor], stored: Sequence[str], originals: Mapping[str, torch.Tensor]
+) -> Iterator[str]:
+    """Yield the stored weights that no pass has changed: their memory is still the model's own."""
+    for name in stored:
+        if name in originals and parameters[name].data_ptr() == originals[name].data_ptr():
+            yield name
 
 
 def _generic_nodes(

@@ -1,6 +1,7 @@
-"""Importing convolutions and matrix products of any type of number; TVM's importer makes every result FP32.
+"""Importing what TVM's importer gets wrong: types of numbers, and indices that nobody checks.
 
-It also lacks the transposed convolution of volumes.
+It makes every result of a convolution or a matrix product FP32, and lacks the transposed convolution of volumes. What it
+makes of a look-up reads beyond the table for an index that is too large; here such an index reads the last row.
 """
 
 from __future__ import annotations
@@ -45,6 +46,16 @@ def _product(node: fx.Node, importer: BaseFXGraphImporter) -> relax.Var:
     return importer.block_builder.emit(relax.op.matmul(left, right))
 
 
+def _rows_of_table(node: fx.Node, importer: BaseFXGraphImporter) -> relax.Var:
+    table, indices = importer.env[argument(node, "weight")], importer.env[argument(node, "indices")]
+    return importer.block_builder.emit(relax.op.take(table, indices, axis=0, mode="clip"))
+
+
+def _selected(node: fx.Node, importer: BaseFXGraphImporter) -> relax.Var:
+    data, indices = importer.env[argument(node, "self")], importer.env[argument(node, "index")]
+    return importer.block_builder.emit(relax.op.take(data, indices, axis=argument(node, "dim"), mode="clip"))
+
+
 CONVERTERS: dict[str, Converter] = {
     "conv1d.default": _convolution(relax.op.nn.conv1d),
     "conv2d.default": _convolution(relax.op.nn.conv2d),
@@ -53,6 +64,8 @@ CONVERTERS: dict[str, Converter] = {
     "conv_transpose2d.input": _convolution(relax.op.nn.conv2d_transpose, is_transposed=True),
     "conv_transpose3d.input": _convolution(relax.op.nn.conv3d_transpose, is_transposed=True),
     "bmm.default": _product,
+    "embedding.default": _rows_of_table,
+    "index_select.default": _selected,
     "matmul.default": _product,
     "mm.default": _product,
 }

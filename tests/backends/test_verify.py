@@ -9,7 +9,7 @@ import pytest
 import cospipe
 from cospipe.backends.bundle import open_bundle, replace_weights
 from cospipe.backends.runtime.stage import StageExecutable
-from cospipe.backends.runtime.weights import map_tensors, write_tensors
+from cospipe.ir.tensor_file import map_tensors, write_tensors
 from cospipe.backends.tvm import pack
 from cospipe.backends.verify import verify_bundle
 from cospipe.ir.errors import BundleError, StageError, UsageError, VerificationError

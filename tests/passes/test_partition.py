@@ -120,8 +120,8 @@ def test_nodes_that_depend_on_weights_alone_stay_with_their_first_reader():
     model = model_graph(graph_module.graph)
     inputs = {unit for unit in model if not model.pred[unit]}
     assert inputs == {"x"}
-    # the delta, its sum with the weight, and the convolution with what is fused into it
-    assert len(model.nodes["conv2d"]["nodes"]) == 4
+    # the adapted weight, and the convolution with what is fused into it
+    assert len(model.nodes["conv2d"]["nodes"]) == 3
     assert not STAGE.get(next(iter(graph_module.graph.nodes)))
 
 

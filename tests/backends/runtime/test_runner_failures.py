@@ -18,7 +18,7 @@ def test_a_failing_stage_reaches_the_caller_with_its_name(compiled, monkeypatch)
     last = compiled.bundle.manifest.stages[-1].name
     call, calls = StageExecutable.call, []
 
-    def failing(self, values):
+    def failing(self, values, weights=None):
         calls.append(self.files.name)
         if self.files.name == last and calls.count(last) == 4:  # the first was the warm-up
             raise ValueError("the roof fell in")
@@ -96,7 +96,7 @@ def test_closing_from_another_thread_ends_the_wait_for_results(compiled):
 def test_a_failed_pipeline_fails_again_and_does_not_wait_for_ever(compiled, monkeypatch):
     call = StageExecutable.call
 
-    def failing(self, values):
+    def failing(self, values, weights=None):
         if hasattr(self, "called"):
             raise MemoryError("no memory left")
         self.called = True

@@ -13,7 +13,7 @@ from torch import nn
 import cospipe
 from cospipe.backends.bundle import open_bundle
 from cospipe.backends.runtime.stage import StageExecutable
-from cospipe.backends.runtime.weights import TensorFile, map_tensors, write_tensors
+from cospipe.ir.tensor_file import TensorFile, map_tensors, write_tensors
 from cospipe.ir.errors import BundleError
 
 
@@ -55,7 +55,7 @@ def test_weights_that_are_not_packed_share_the_mapped_file(mixed):
     stage = load(mixed)
     ranges = mappings(mixed.file(stage.files.weights))
     is_shared = {}
-    for argument, tensor in zip(stage.files.weight_arguments, stage._weights, strict=True):
+    for argument, tensor in zip(stage.files.weight_arguments, stage.weights, strict=True):
         address = np.from_dlpack(tensor).ctypes.data
         is_shared.setdefault(argument.weights, set()).add(any(first <= address < last for first, last, _ in ranges))
     assert is_shared == {("same",): {True}, ("reshaped",): {True, False}, ("transposed",): {False}}

@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 from cospipe.backends.runtime.compare import relative_error
 from cospipe.backends.runtime.stage import StageExecutable, as_tensor, to_numpy
-from cospipe.backends.runtime.weights import write_tensors
+from cospipe.ir.tensor_file import write_tensors
 from cospipe.backends.tvm.importer import check_supported
 from cospipe.backends.tvm.lower import lower_stage
 from cospipe.backends.tvm.target import core_target

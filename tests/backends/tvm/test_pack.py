@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import cospipe
-from cospipe.backends.runtime.weights import map_tensors
+from cospipe.ir.tensor_file import map_tensors
 from cospipe.backends.verify import verify_bundle
 from cospipe.ir.errors import LoweringError
 

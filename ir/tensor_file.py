@@ -36,17 +36,20 @@ _DTYPES = {
     "U8": "uint8",
     "BOOL": "bool",
 }
+_METADATA = "__metadata__"
 _CODES = {name: code for code, name in _DTYPES.items()}
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Array]) -> None:
+def write_tensors(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> None:
     """Write tensors as a safetensors file whose data starts at a 64-byte boundary.
 
     Tensors whose size is a multiple of 64 bytes come first, so all of them are aligned in a mapping. An earlier file is
-    replaced, not written to: tensors that are mapped from it stay what they are.
+    replaced, not written to: tensors that are mapped from it stay what they are. ``metadata`` is text of any kind that
+    travels in the file's header.
     """
     order = sorted(tensors, key=lambda name: (tensors[name].nbytes % ALIGNMENT_BYTES != 0, name))
-    header, offset = {}, 0
+    header: dict[str, Any] = {_METADATA: dict(metadata)} if metadata else {}
+    offset = 0
     for name in order:
         array, end = tensors[name], offset + tensors[name].nbytes
         header[name] = {"dtype": _CODES[str(array.dtype)], "shape": array.shape, "data_offsets": [offset, end]}
@@ -54,11 +57,14 @@ def write_tensors(path: Path, tensors: Mapping[str, Array]) -> None:
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-(8 + len(text)) % ALIGNMENT_BYTES)
     scratch = path.with_name(f"{path.name}.new")
-    with scratch.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name in order:
-            file.write(np.ascontiguousarray(tensors[name]).data)
-    scratch.replace(path)
+    try:
+        with scratch.open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for name in order:
+                file.write(np.ascontiguousarray(tensors[name]).data)
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,30 @@ def read_entries(path: Path) -> dict[str, TensorEntry]:
     BundleError
         When the header or an entry does not fit the file.
     """
+    header, start = _read_header(path)
+    size = path.stat().st_size
+    try:
+        return {name: _entry(entry, start, size) for name, entry in header.items() if name != _METADATA}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _invalid(path, error) from error
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return the text in the header of a safetensors file.
+
+    Raises
+    ------
+    BundleError
+        When the header cannot be read, or holds something else than text there.
+    """
+    metadata = _read_header(path)[0].get(_METADATA, {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise _invalid(path, "its metadata is not text by name")
+    return metadata
+
+
+def _read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """Return the header of a safetensors file, and where the data behind it begins."""
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -87,10 +117,15 @@ def read_entries(path: Path) -> dict[str, TensorEntry]:
         text = file.read(length)
     try:
         header = json.loads(text)
-        header.pop("__metadata__", None)
-        return {name: _entry(entry, 8 + length, size) for name, entry in header.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise BundleError(f"{path.name} is not a valid safetensors file: {error}.") from error
+    except (ValueError, RecursionError) as error:
+        raise _invalid(path, error) from error
+    if not isinstance(header, dict):
+        raise _invalid(path, "its header is no object")
+    return header, 8 + length
+
+
+def _invalid(path: Path, reason: object) -> BundleError:
+    return BundleError(f"{path.name} is not a valid safetensors file: {reason}.")
 
 
 def _entry(entry: dict[str, Any], start_bytes: int, file_bytes: int) -> TensorEntry:

@@ -9,8 +9,8 @@ import safetensors.numpy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cospipe.backends.runtime.weights import ALIGNMENT_BYTES, aligned, map_tensors, write_tensors
 from cospipe.ir.errors import BundleError
+from cospipe.ir.tensor_file import ALIGNMENT_BYTES, aligned, map_tensors, write_tensors
 
 DTYPES = st.sampled_from(["float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool"])
 ARRAYS = DTYPES.flatmap(

@@ -1,0 +1,1 @@
+"""Training adapters on labelled data from files."""

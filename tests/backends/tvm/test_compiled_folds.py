@@ -1,0 +1,79 @@
+"""Compiled stages fold adapters into weights of every kind of layer when they load them."""
+
+import copy
+
+import pytest
+import torch
+from conftest import adapted
+from torch import nn
+
+import cospipe
+from cospipe.backends.runtime.compare import relative_error
+
+
+class Tied(nn.Module):
+    """One matrix looks up words and gives the scores, with a layer in between."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.middle, self.scores = nn.Embedding(40, 16), nn.Linear(16, 16), nn.Linear(16, 40)
+        self.scores.weight = self.embedding.weight
+
+    def forward(self, words):
+        return self.scores(torch.tanh(self.middle(self.embedding(words))))
+
+
+class Normalised(nn.Sequential):
+    """A layer and a batch norm with statistics that matter."""
+
+    def __init__(self, layer, channels):
+        norm = nn.BatchNorm2d(channels)
+        super().__init__(layer, norm, nn.ReLU())
+        for tensor in (norm.running_var, norm.weight.data):
+            tensor.uniform_(0.5, 2)
+        norm.running_mean.normal_()
+        norm.bias.data.normal_()
+
+
+IMAGE = torch.randn(1, 8, 9, 9, generator=torch.Generator().manual_seed(0))
+NETWORKS = {
+    "linear": (nn.Sequential(nn.Linear(24, 40), nn.ReLU(), nn.Linear(40, 7)), torch.randn(3, 24)),
+    "conv1d": (nn.Conv1d(8, 12, 3, padding=1), IMAGE[:, :, 0]),
+    "not square": (nn.Conv2d(8, 12, (3, 5), padding=(1, 2)), IMAGE),
+    "grouped": (nn.Conv2d(8, 12, 3, groups=2), IMAGE),
+    "depthwise": (nn.Conv2d(8, 8, 3, groups=8), IMAGE),
+    "winograd": (nn.Conv2d(8, 32, 3, padding=1), IMAGE),
+    "transposed": (nn.ConvTranspose2d(8, 6, 3, stride=2, groups=2), IMAGE),
+    "batch norm": (Normalised(nn.Conv2d(8, 12, 3), 12), IMAGE),
+    "batch norm behind depthwise": (Normalised(nn.Conv2d(8, 8, 3, groups=8, bias=False), 8), IMAGE),
+    "batch norm behind transposed": (Normalised(nn.ConvTranspose2d(8, 6, 3, groups=2), 6), IMAGE),
+    "tied": (Tied(), torch.tensor([[1, 39, 5, 5]])),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_adapters_are_folded_into_this_layer(name, tmp_path):
+    torch.manual_seed(1)
+    network, example = NETWORKS[name]
+    network = copy.deepcopy(network).eval()
+    bundle = cospipe.optimize(
+        network, (example,), output=tmp_path / "bundle", passes="insert-adapters{n=30},merge-adapters{at=load}"
+    ).bundle
+    files = {}
+    for alpha, selection in ((1.0, "random"), (0.3, "low")):
+        files[selection] = tmp_path / f"{selection}.safetensors"
+        adapters = cospipe.adapt(copy.deepcopy(network), cospipe.SpectralConfig(n=25, alpha=alpha, selection=selection))
+        with torch.no_grad():
+            for delta in adapters.deltas().values():
+                delta.coefficients.normal_()
+        adapters.save(files[selection])
+    source, target = bundle.manifest.inputs[0].name, bundle.manifest.outputs[0].name
+    with cospipe.PipelineRunner(bundle) as runner:
+        for file in (None, *files.values(), None):
+            runner.swap_adapter(file)
+            (result,) = runner.run([{source: example.numpy()}])
+            with torch.no_grad():
+                expected = adapted(network, file)(example).numpy()
+                changes = relative_error(network(example).numpy(), expected)
+            assert relative_error(result[target], expected) < 1e-5
+            assert (changes > 0.05) == (file is not None)
