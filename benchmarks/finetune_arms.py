@@ -9,6 +9,7 @@ everything. What makes the comparison fair:
 * FourierFT's ``scaling`` is sqrt(2 M N) and WaveFT's is 1, for their atoms to have norm 1 like a cosine here. An Adam
   step of one learning rate then changes the weights as far in all three, and one grid serves them. peft's defaults
   mean the same at another learning rate, 543 / 150 = 3.6 times as large for FourierFT on 384x384.
+* All adapters start without effect; FourierFT needs ``init_weights=True`` for that.
 * LoRA's ``lora_alpha`` is twice its rank, VeRA has its defaults (rank 256).
 """
 
@@ -176,8 +177,13 @@ def _peft_config(peft: Any, method: str, network: Classifier, n: int, seed: int)
     count = round(n * (rows + columns) / REFERENCE_SIDES)
     if method == "waveft":
         return peft.WaveFTConfig(n_frequency=count, scaling=1.0, random_loc_seed=seed, target_modules=targets)
-    scaling = sqrt(2 * rows * columns)
-    return peft.FourierFTConfig(n_frequency=count, scaling=scaling, random_loc_seed=seed, target_modules=targets)
+    return peft.FourierFTConfig(
+        n_frequency=count,
+        scaling=sqrt(2 * rows * columns),
+        init_weights=True,  # zeros: its default draws them, and the network is another one before the first step
+        random_loc_seed=seed,
+        target_modules=targets,
+    )
 
 
 def _peft_bytes(adapted: Any) -> int:

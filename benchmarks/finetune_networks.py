@@ -63,6 +63,8 @@ class ImageClassifier(nn.Module):
             self.encoder = factory.from_pretrained("efficientnet-lite0", weights_path=path)
         self.classifier = nn.Linear(self.encoder._fc.in_features, classes)
         self.encoder._fc = nn.Identity()
+        for name in self.adapted_modules():
+            self.set_submodule(name, _plain(self.get_submodule(name)))
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """Return pooled features, shape (images, 1280), of images (images, 3, height, width)."""
@@ -83,6 +85,15 @@ class ImageClassifier(nn.Module):
         """Return the module whose output the first adapted layer reads."""
         module: nn.Module = self.encoder._conv_stem
         return module
+
+
+def _plain(convolution: nn.Module) -> nn.Conv2d:
+    """Return a 1x1 convolution as torch's own class: peft cannot make another one of the package's class."""
+    assert isinstance(convolution, nn.Conv2d)
+    has_bias = convolution.bias is not None
+    plain = nn.Conv2d(convolution.in_channels, convolution.out_channels, 1, convolution.stride, bias=has_bias)
+    plain.load_state_dict(convolution.state_dict())
+    return plain
 
 
 Classifier = TextClassifier | ImageClassifier

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from cospipe.ir.errors import UsageError, nearest, several
+from cospipe.ir.errors import UsageError, nearest
 
 SELECTIONS = ("hybrid", "random", "low", "gradient")
 DISTANCES = ("normalized", "corner", "paper")
@@ -68,7 +68,7 @@ class SpectralConfig:
 
     def __post_init__(self) -> None:
         if problems := list(_problems(self)):
-            raise UsageError(several("These options of spectral adapters make no sense", problems))
+            raise UsageError(f"These options of spectral adapters make no sense: {'; '.join(problems)}.")
 
     @classmethod
     def from_peft(cls, config: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) -> SpectralConfig:

@@ -46,3 +46,13 @@ def test_example_pass_has_the_style_of_the_project(tmp_path):
     assert rules.returncode == 0, rules.stdout
     layout = run(["-m", "ruff", "format", *configured, "--check", "."], tmp_path)
     assert layout.returncode == 0, layout.stdout
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_examples_of_adapters(tmp_path, which):
+    done = run(["-c", python_blocks("docs/adapters.md")[which]], tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_adapters_page_shows_two_examples():
+    assert len(python_blocks("docs/adapters.md")) == 2

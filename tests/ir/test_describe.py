@@ -188,6 +188,15 @@ def test_what_is_computed_from_weights_counts_as_weight():
     assert (layer.input_bytes, layer.weight_bytes) == (4 * 8, 4 * 12)
 
 
+def test_what_is_computed_from_weights_costs_nothing_itself():
+    class ProductOfWeights(nn.Linear):
+        def forward(self, x):
+            return nn.functional.linear(x, self.weight @ self.weight.T)
+
+    layer = layer_of(ProductOfWeights(4, 4, bias=False), (2, 4), operation="matmul")
+    assert layer.total_bytes == layer.macs == 0
+
+
 def test_half_precision_counts_two_bytes():
     model = nn.Linear(4, 3).half()
     layers = describe_graph(capture(model, (torch.randn(2, 4).half(),)).graph)

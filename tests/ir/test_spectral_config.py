@@ -44,11 +44,11 @@ def test_everything_that_makes_no_sense_is_listed():
         SpectralConfig(
             n=0, budget=-1, alpha=math.nan, selection="randm", delta=1.5, distance="far", seed=-1, layers="a:x|b:0|:5"
         )
-    lines = str(failure.value).splitlines()
+    lines = str(failure.value).removeprefix("These options of spectral adapters make no sense: ").split("; ")
     starts = ["n=0", "budget=-1", "alpha=nan", "selection=randm: Did you mean random?", "delta=1.5", "distance=far"]
     starts += ["seed=-1", "layers=a:x", "layers=b:0", "layers=:5"]
-    assert len(lines) == 1 + len(starts)
-    assert all(line.startswith(f"  - {start}") for line, start in zip(lines[1:], starts, strict=True))
+    assert len(lines) == len(starts)
+    assert all(line.startswith(start) for line, start in zip(lines, starts, strict=True))
 
 
 @pytest.mark.parametrize(

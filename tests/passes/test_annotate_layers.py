@@ -53,12 +53,13 @@ def test_second_run_changes_nothing():
     assert not AnnotateLayers()(graph_module).modified
 
 
-def test_adapter_modules_are_described_too():
+def test_adapter_modules_are_described_and_cost_nothing():
     _, _, graph_module = annotated()
     InsertAdapters(n=4)(graph_module)
     AnnotateLayers()(graph_module)
     delta = next(node for node in graph_module.graph.nodes if node.op == "call_module")
-    assert LAYER.require(delta).kind is LayerKind.OTHER
+    assert LAYER.require(delta).kind is LayerKind.RESHAPE
+    assert LAYER.require(delta).total_bytes == LAYER.require(delta).macs == 0
     conv = next(node for node in graph_module.graph.nodes if "conv2d" in str(node.target))
     assert LAYER.require(conv).weight_bytes == 4 * (4 * 27 + 4)
 

@@ -8,8 +8,8 @@ from torch import nn
 
 from cospipe.ir.adapters import delta_nodes
 from cospipe.ir.capture import capture
-from cospipe.ir.errors import PassError, UsageError
 from cospipe.ir.coefficient_places import matrix_shape
+from cospipe.ir.errors import PassError, UsageError
 from cospipe.ir.spectral_delta import SpectralDelta
 from cospipe.passes.insert_adapters import InsertAdapters
 from cospipe.passes.pipeline import parse_pipeline
@@ -226,7 +226,8 @@ def test_parameters_trained_whole_are_copies():
     model.first = nn.Linear(4, 4)
     model.forward = lambda words: model.scores(model.first(model.embedding(words)))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    graph_module = InsertAdapters(n=3, layers="first", also_train="embedding|scores")(capture(model, (words,))).graph_module
+    insert = InsertAdapters(n=3, layers="first", also_train="embedding|scores")
+    graph_module = insert(capture(model, (words,))).graph_module
     trained = [parameter for parameter in graph_module.parameters() if parameter.requires_grad]
     assert sorted(tuple(parameter.shape) for parameter in trained) == [(3,), (7,), (7, 4)]
     graph_module(words)[0].square().sum().backward()

@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 from torch import fx
 
 from cospipe.ir.errors import PassError, UsageError
+from cospipe.ir.spectral_config import DISTANCES, SELECTIONS
 from cospipe.passes.base import Pass, PassResult
+from cospipe.passes.insert_adapters import InsertAdapters
+from cospipe.passes.merge_adapters import MergeAdapters
 from cospipe.passes.partition import Partition
 from cospipe.passes.pipeline import PASSES, PassManager, parse_pipeline, pipeline_text
 from cospipe.passes.split import Split
@@ -28,6 +31,12 @@ VALUES = {
 def passes_of(pass_class):
     hints = get_type_hints(pass_class)
     options = {field.name: VALUES[hints[field.name]] for field in dataclasses.fields(pass_class)}
+    if pass_class is InsertAdapters:
+        options |= {"selection": st.sampled_from(SELECTIONS), "distance": st.sampled_from(DISTANCES)}
+        options |= {"delta": st.floats(0, 1), "seed": st.integers(0, 2**32 - 1)}
+        options["layers"] = st.sampled_from(["*", "*.q|*.v", "a b", 'say "x"'])
+    if pass_class is MergeAdapters:
+        options["at"] = st.sampled_from(["compile", "load"])
     if pass_class is Partition:
         options["objective"] = st.sampled_from(["throughput", "latency"])
     return st.builds(pass_class, **options)
@@ -117,7 +126,7 @@ def test_all_mistakes_are_reported_at_once(with_switch):
         "  - partition: max_stages must be a whole number, not two",
         "  - There is no objective 'speed'; choose throughput or latency.",
         "  - split has no option 'n'. It has none.",
-        "  - insert-adapters needs at least one coefficient a weight, not n=0.",
+        "  - These options of spectral adapters make no sense: n=0: at least one coefficient a weight is needed.",
         "  - switch: on must be true or false, not maybe",
         "  - switch: level must be a number, not high",
         "  - switch: count must be a whole number, not 1.5",
