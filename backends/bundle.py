@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
-from cospipe.ir.tensor_file import Array, map_tensors, read_entries, write_tensors
 from cospipe.ir.errors import BundleError, UsageError, several
 from cospipe.ir.manifest import FORMAT, MANIFEST_NAME, FileRecord, Manifest, parse_manifest
+from cospipe.ir.tensor_file import Array, map_tensors, read_entries, write_tensors
 
 
 @dataclass(frozen=True)

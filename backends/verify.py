@@ -13,10 +13,10 @@ from cospipe.backends.runtime.adapter_weights import Overrides, adapter_override
 from cospipe.backends.runtime.compare import relative_error
 from cospipe.backends.runtime.runner import check_runs_here
 from cospipe.backends.runtime.stage import StageExecutable, as_tensor, to_numpy
-from cospipe.ir.tensor_file import Array
 from cospipe.ir.adapter_file import StoredAdapter
 from cospipe.ir.errors import StageError, UsageError, VerificationError, first_line, several
 from cospipe.ir.manifest import StageFiles
+from cospipe.ir.tensor_file import Array
 
 StageCall = Callable[[StageFiles, Mapping[str, Array]], dict[str, Array]]
 """Runs one stage on arrays by value name."""

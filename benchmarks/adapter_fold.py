@@ -1,9 +1,9 @@
 """Folding an adapter into a compiled pipeline on this machine: when it loads, and while it runs.
 
 The same network is compiled twice: with room for adapters on all of its weights, and without. ``load_ms`` loads the
-stages of a bundle one after the other in one thread each, weights from the page cache; the difference of the two is what
-folding costs. ``swap_ms`` is a call of ``swap_adapter`` on a started pipeline that is idle. Adapters are random ones that
-use all the room. Times are medians, alternately measured.
+stages of a bundle one after the other in one thread each, weights from the page cache; the difference of the two is
+what folding costs. ``swap_ms`` is a call of ``swap_adapter`` on a started pipeline that is idle. Adapters are random
+ones that use all the room. Times are medians, alternately measured.
 """
 
 from __future__ import annotations

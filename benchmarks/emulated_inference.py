@@ -19,9 +19,9 @@ from torch.utils._pytree import tree_leaves
 import cospipe
 from cospipe.backends.emulator.qemu import Emulator
 from cospipe.backends.runtime.compare import relative_error
-from cospipe.ir.tensor_file import Array
 from cospipe.ir.errors import EmulatorError, UsageError, nearest
 from cospipe.ir.soc import Soc, load_soc, soc_names
+from cospipe.ir.tensor_file import Array
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from models import Network
 
-from cospipe.ir.tensor_file import Array
 from cospipe.ir.errors import EmulatorError, UsageError
+from cospipe.ir.tensor_file import Array
 
 _ELEMENTS = {torch.float32: ("f32", "f"), torch.int64: ("i64", "i"), torch.int32: ("i32", "i")}
 """What pnnx calls an input's type, and the form ncnn takes it in; ncnn reads whole numbers as int32."""

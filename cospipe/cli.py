@@ -84,6 +84,9 @@ def optimize(
     cores: Annotated[str, typer.Option(metavar="big:4+little:2", help="cores the plan may use")] = "",
     max_stages: Annotated[int, typer.Option(help="most stages; 0 for no limit")] = 0,
     passes: Annotated[str, typer.Option(help="further passes to run first, in text form")] = "",
+    adapter: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="an adapter to fold into the weights before compiling")
+    ] = None,
     winograd: Annotated[
         bool, typer.Option("--winograd/--no-winograd", help="allow Winograd's method for 3x3 convolutions")
     ] = True,
@@ -98,6 +101,10 @@ def optimize(
         cospipe optimize mymodels.nets:make_net --soc myboard.toml --input-shape 1,3,96,96 -o net.zip
 
         cospipe optimize net.pt2 --soc rk3588 --objective latency --cores big:4+little:2
+
+        cospipe optimize mymodels.nets:make_net --adapter pets.safetensors -o build/pets
+
+        cospipe optimize mymodels.nets:make_net --passes 'insert-adapters{n=1000},merge-adapters{at=load}' -o build/room
     """
     shapes = parse_shapes(input_shape)
     output = output or Path("build") / Path(model.rpartition(":")[2]).stem
@@ -105,8 +112,11 @@ def optimize(
         progress("Loading the compiler")
         from cospipe.front_door import optimize as run_optimize
         from cospipe.ir.capture import load_model
+        from cospipe.ir.eager_adapters import load_adapter
 
         network, inputs = load_model(model, shapes)
+        if adapter is not None:
+            load_adapter(_as_module(network, model), adapter)
         result = run_optimize(
             network,
             inputs,
@@ -243,16 +253,20 @@ def verify(
 
 def _adapter_reference(bundle: Any, model: str, adapter: Path, progress: Callable[[str], None]) -> Any:
     progress("Loading the compiler")
-    from torch import nn
-
     from cospipe.front_door import adapter_reference
     from cospipe.ir.capture import load_model
 
     network, _ = load_model(model, [spec.shape for spec in bundle.manifest.inputs])
-    if not isinstance(network, nn.Module):
-        raise UsageError(f"{model} is an exported program; --model takes the factory of the module it came from.")
     progress("Running the adapted model in eager PyTorch")
-    return adapter_reference(bundle, network, adapter)
+    return adapter_reference(bundle, _as_module(network, model), adapter)
+
+
+def _as_module(network: Any, model: str) -> Any:
+    from torch import nn
+
+    if isinstance(network, nn.Module):
+        return network
+    raise UsageError(f"{model} is an exported program; adapters need the factory of the module it came from.")
 
 
 @app.command()

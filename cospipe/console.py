@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -68,12 +69,12 @@ def three_numbers(option: str, text: str) -> tuple[float, ...]:
     Raises
     ------
     UsageError
-        When these are not three numbers.
+        When these are not three finite numbers.
     """
     try:
         numbers = tuple(float(part) for part in text.split(","))
     except ValueError:
         numbers = ()
-    if len(numbers) != 3:
+    if len(numbers) != 3 or not all(map(math.isfinite, numbers)):
         raise UsageError(f"{option} takes three numbers like 0.485,0.456,0.406, not {text!r}.")
     return numbers

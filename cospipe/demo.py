@@ -16,9 +16,9 @@ from rich.table import Table
 
 from cospipe.backends.runtime.frames import ImageOptions, normalise_image
 from cospipe.backends.runtime.runner import PipelineRunner
-from cospipe.ir.tensor_file import Array
 from cospipe.ir.errors import UsageError
 from cospipe.ir.manifest import Manifest
+from cospipe.ir.tensor_file import Array
 from cospipe.pictures import run_picture
 
 PHOTOGRAPHS = ("chelsea", "coffee")

@@ -255,7 +255,7 @@ def exchange_weights(bundle: Bundle | str | Path, model: Model, output: str | Pa
 
 
 def adapter_reference(bundle: Bundle | str | Path, model: nn.Module, adapter: str | Path) -> dict[str, Array]:
-    """Return what an adapted model computes for a bundle's reference frame: what its stages must compute with the adapter.
+    """Return what an adapted model computes for a bundle's reference frame: what its stages must compute, too.
 
     Parameters
     ----------

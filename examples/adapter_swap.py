@@ -1,8 +1,9 @@
 """Two adapters, one compiled pipeline: different answers, no recompilation, no frame lost or mixed.
 
-EfficientNet-Lite0 with ImageNet weights and a new last layer is the base. One adapter learns handwritten digits, another
-one to tell faces from other patches, each by a few coefficients of every weight's cosine spectrum and a last layer of its
-own. The base is compiled once, with room for adapters; the running pipeline then gets one adapter after the other.
+EfficientNet-Lite0 with ImageNet weights and a new last layer is the base. One adapter learns handwritten digits,
+another one to tell faces from other patches, each by a few coefficients of every weight's cosine spectrum and a last
+layer of its own. The base is compiled once, with room for adapters; the running pipeline then gets one adapter after
+the other.
 
 With --soc the same is compiled for a board, and its AArch64 code folds each adapter in and runs here under QEMU.
 
@@ -48,6 +49,7 @@ class Task:
 
     @property
     def is_held_out(self) -> torch.Tensor:
+        """Which images are held out."""
         return torch.arange(len(self.images)) % 4 == 3
 
 

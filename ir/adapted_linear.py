@@ -42,9 +42,9 @@ def install(module: nn.Module) -> None:
     """
     own_class = type(module)
     if own_class.forward is nn.Linear.forward:
-        own_class.forward = _forward_linear  # type: ignore[method-assign, assignment]
+        own_class.forward = _forward_linear
     elif own_class.__mro__[1].__name__ == "Conv1D" and hasattr(module, "nf"):
-        own_class.forward = _forward_transposed  # type: ignore[method-assign, assignment]
+        own_class.forward = _forward_transposed
 
 
 def _forward_linear(self: Any, input: torch.Tensor) -> torch.Tensor:
@@ -52,7 +52,7 @@ def _forward_linear(self: Any, input: torch.Tensor) -> torch.Tensor:
     if delta is None:
         return functional.linear(input, self.weight, self.bias)
     original = self.parametrizations.weight.original
-    result: torch.Tensor = _Linear.apply(input, original, self.bias, delta.coefficients, delta, False)  # type: ignore[no-untyped-call]
+    result: torch.Tensor = _Linear.apply(input, original, self.bias, delta.coefficients, delta, False)
     return result
 
 
@@ -61,7 +61,7 @@ def _forward_transposed(self: Any, x: torch.Tensor) -> torch.Tensor:
     if delta is None:
         return functional.linear(x, self.weight.T, self.bias)
     original = self.parametrizations.weight.original
-    result: torch.Tensor = _Linear.apply(x, original, self.bias, delta.coefficients, delta, True)  # type: ignore[no-untyped-call]
+    result: torch.Tensor = _Linear.apply(x, original, self.bias, delta.coefficients, delta, True)
     return result
 
 

@@ -12,7 +12,6 @@ from cospipe.ir.fusion import joined_nodes
 from cospipe.ir.layer import LayerDescriptor, LayerKind
 from cospipe.ir.layer_sizes import LayerSize, size_of
 
-
 _FREE = LayerSize(LayerKind.RESHAPE, gemm_n=0, is_view=True)
 
 

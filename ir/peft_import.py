@@ -158,9 +158,7 @@ def _count(config: Mapping[str, Any], name: str, shape: Sequence[int]) -> int:
     return min(count * (shape[0] + size // shape[0]) if kind == "LORA" else count, size)
 
 
-def _sizes(
-    config: Mapping[str, Any], counts: Mapping[str, int], shapes: Mapping[str, Sequence[int]]
-) -> dict[str, int | str]:
+def _sizes(config: Mapping[str, Any], counts: Mapping[str, int], shapes: Mapping[str, Sequence[int]]) -> dict[str, Any]:
     """Return the options that give each weight its count: one number for all, a budget, or a number for each."""
     names = _layers(config, counts, shapes)
     if str(_plain(config["peft_type"])) == "LORA" and not config.get("rank_pattern"):

@@ -86,8 +86,8 @@ class _PairedSpectra:
         counts = torch.bincount(lines, minlength=size)
         self._starts = counts.cumsum(0) - counts
 
-    def signals(self, values: torch.Tensor) -> torch.Tensor:
-        """Return the signals, shape (signals, N), whose spectra hold ``values`` at the places."""
+    def signals(self, values: torch.Tensor, base: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the signals, shape (signals, N), whose spectra hold ``values`` at the places, added to ``base``."""
         table, which = self._table(values.dtype)
         factors = values[self._places] * self._factors.to(values.dtype)
         lines = embedding_bag(which, table, self._starts, mode="sum", per_sample_weights=factors)
@@ -95,9 +95,16 @@ class _PairedSpectra:
         pairs = torch.view_as_real(reordered.T)  # in memory the signals are contiguous: (pairs, N, 2)
         signals = values.new_empty(len(pairs), 2, self._size)
         split = (self._size + 1) // 2
-        signals.permute(0, 2, 1)[:, ::2] = pairs[:, :split]
-        signals.permute(0, 2, 1)[:, 1::2] = pairs[:, split:].flip(1)
-        return signals.view(-1, self._size)[: self._count]
+        even, odd = (signals.permute(0, 2, 1)[:, first::2] for first in (0, 1))
+        if base is None or self._count % 2:
+            even.copy_(pairs[:, :split])
+            odd.copy_(pairs[:, split:].flip(1))
+            result = signals.view(-1, self._size)[: self._count]
+            return result if base is None else result + base
+        start = base.reshape(len(pairs), 2, self._size).permute(0, 2, 1)
+        torch.add(start[:, ::2], pairs[:, :split], out=even)  # one pass over memory less than a sum behind it
+        torch.add(start[:, 1::2], pairs[:, split:].flip(1), out=odd)
+        return signals.view(-1, self._size)
 
     def _table(self, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
         """Return DCT rows with their turned ones below, and which of them each place scales."""
@@ -150,14 +157,29 @@ class SparseDct:
         self.lines, self._line_of = torch.unique(self._transformed, return_inverse=True)
         self._form = form
 
-    def inverse(self, values: torch.Tensor) -> torch.Tensor:
-        """Return ``C_M^T S C_N``, shape (M, N), of the spectrum S that holds ``values`` at the places, else zeros."""
+    def inverse(self, values: torch.Tensor, base: torch.Tensor | None = None) -> torch.Tensor:
+        """Return ``C_M^T S C_N`` of a sparse spectrum, plus another matrix.
+
+        Parameters
+        ----------
+        values : Tensor, shape (n,)
+            What the spectrum S holds at the places; it is zero elsewhere.
+        base : Tensor, shape (M, N), optional
+            A matrix of the same type to add the result to; it is not written to.
+
+        Returns
+        -------
+        Tensor, shape (M, N)
+            In the type of ``values``.
+        """
+        upright = base.T if base is not None and self.is_swapped else base
         form = self._form or cheapest_form(self.height, self.width, len(self.lines), values.dtype)
         if form == "fft":
-            matrix = self._inverse_by_fft(values)
+            matrix = self._spectra.signals(values, upright)
         else:
-            matrix = dct_rows(self.lines, self.width, values.dtype).T @ self._sums(values)
-        return matrix if self.is_swapped else matrix.T
+            lines, rows = self._sums(values).T, self.line_rows(values.dtype)
+            matrix = lines @ rows if upright is None else torch.addmm(upright, lines, rows)
+        return matrix.T if self.is_swapped else matrix
 
     def forward(self, matrix: torch.Tensor) -> torch.Tensor:
         """Return the spectrum ``C_M X C_N^T`` of a matrix of shape (M, N) at the places, shape (n,)."""
@@ -180,10 +202,6 @@ class SparseDct:
     @cached_property
     def _spectra(self) -> _PairedSpectra:
         return _PairedSpectra(self._added, self.height, self._transformed, self.width)
-
-    def _inverse_by_fft(self, values: torch.Tensor) -> torch.Tensor:
-        """Return the result as (width, height), where it is not swapped transposed."""
-        return self._spectra.signals(values).T
 
 
 def _cost(shape: tuple[int, int], added: torch.Tensor, transformed: torch.Tensor) -> float:

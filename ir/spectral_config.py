@@ -96,7 +96,7 @@ def matches(name: str, pattern: str) -> bool:
 
 
 def _layer_patterns(text: str) -> list[tuple[str, int | None]]:
-    patterns = []
+    patterns: list[tuple[str, int | None]] = []
     for part in filter(None, text.split("|")):
         pattern, colon, count = part.rpartition(":")
         patterns.append((pattern, int(count)) if colon else (part, None))

@@ -77,13 +77,15 @@ class SpectralDelta(nn.Module):
         with without_autocast(self.coefficients.device.type):
             if torch.compiler.is_compiling() or self.coefficients.is_meta:
                 return self._traced_change() * (self.alpha * self.strength)
-            change: torch.Tensor = _Change.apply(self.coefficients, self)  # type: ignore[no-untyped-call]
+            change: torch.Tensor = _Change.apply(self.coefficients, self)
             return change
 
     def merged(self, weight: torch.Tensor, coefficients: torch.Tensor, scale: float) -> torch.Tensor:
         """Return a weight with the change that coefficients times a scale make; nothing of it is differentiated."""
-        change = self.transform().inverse(_computed(coefficients.detach()) * scale).reshape(self.shape)
-        return (weight.detach() + change).to(weight.dtype)
+        values, weight = _computed(coefficients.detach()) * scale, weight.detach()
+        if weight.dtype != values.dtype:
+            return (weight + self.transform().inverse(values).reshape(self.shape)).to(weight.dtype)
+        return self.transform().inverse(values, weight.reshape(matrix_shape(self.shape))).reshape(self.shape)
 
     def scaled(self, coefficients: torch.Tensor) -> torch.Tensor:
         """Return coefficients times ``alpha`` and ``strength``, in the type the change is computed in."""
@@ -130,7 +132,7 @@ class _Prepared:
 def without_autocast(device: str) -> AbstractContextManager[None]:
     """Return a context in which no product is rounded to half precision."""
     is_on = device != "meta" and torch.is_autocast_enabled(device)
-    return torch.autocast(device, enabled=False) if is_on else nullcontext()  # type: ignore[return-value]
+    return torch.autocast(device, enabled=False) if is_on else nullcontext()
 
 
 def _computed(coefficients: torch.Tensor) -> torch.Tensor:

@@ -94,7 +94,8 @@ def _three_parts(graph):
     nodes, waiting = [], []
     for node in compute_nodes(graph):
         waiting.append(node.name)
-        if any(read.op == "placeholder" or read.name in {n for group in nodes for n in group} for read in node.all_input_nodes):
+        done = {name for group in nodes for name in group}
+        if any(read.op == "placeholder" or read.name in done for read in node.all_input_nodes):
             nodes.append(waiting)
             waiting = []
     groups = [nodes[:2], nodes[2 : len(nodes) // 2], nodes[len(nodes) // 2 :]]
@@ -161,6 +162,7 @@ def adaptable_board(small_network, small_inputs, tmp_path_factory):
     configurations = [("big", (4, 5)), ("little", (0,)), ("big", (6, 7))]
     output = tmp_path_factory.mktemp("adaptable_board") / "bundle"
     return compile_in_three(small_network, small_inputs, load_soc("hikey970"), configurations, output, ROOM)
+
 
 @pytest.fixture(scope="session")
 def board(small_network, small_inputs, tmp_path_factory):

@@ -211,6 +211,12 @@ def test_merge_adds_several_by_weight(inside, made):
             1,
             ["infinite"],
         ),
+        (
+            ["merge", "a.safetensors", "--model", "adapter_nets:small", "-o", "a.safetensors"],
+            2,
+            ["one of the adapters"],
+        ),
+        (["merge", "cut.safetensors", "--model", "adapter_nets:small", "-o", "x.pt"], 1, ["cut.safetensors"]),
         (["merge", "a.safetensors", "--model", "adapter_nets:small", "-o", "x.bin"], 2, [".pt or .safetensors"]),
         (["merge", "a.safetensors", "--model", "adapter_nets:small", "-o", "no/x.pt"], 2, ["directory no does not"]),
         (["merge", "a.safetensors", "--model", "adapter_nets:smal", "-o", "x.pt"], 2, ["small"]),
@@ -218,11 +224,11 @@ def test_merge_adds_several_by_weight(inside, made):
 )
 def test_mistakes_get_a_sentence_and_write_nothing(inside, folder, arguments, code, words):
     (folder / "cut.safetensors").write_bytes((folder / "a.safetensors").read_bytes()[:-40])
-    before = {file.name for file in folder.iterdir()}
+    before = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
     done = inside("adapter", *arguments)
     assert done.returncode == code, done.stderr
     assert all(word in done.stderr for word in words), done.stderr
-    assert {file.name for file in folder.iterdir()} - {"__pycache__"} == before - {"__pycache__"}
+    assert {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()} == before
 
 
 def test_a_half_precision_base_is_merged_as_pt_only(inside, folder):

@@ -15,6 +15,7 @@ from cospipe.cli import main
 MODEL = """
 from collections import OrderedDict
 
+import torch
 from torch import nn
 
 
@@ -37,6 +38,11 @@ class Cumulative(nn.Module):
 
 def cumulative():
     return nn.Sequential(OrderedDict(sums=Cumulative()))
+
+
+def seeded():
+    torch.manual_seed(0)
+    return small()
 
 
 def unsupported():
@@ -135,6 +141,74 @@ def test_verify_passes_and_says_so(bundle, folder):
     assert values["passed"]
     assert all(check["relative_error"] <= check["tolerance"] for check in values["checks"])
     assert {check["part"] for check in values["checks"]} >= {"stage0", "whole"}
+
+
+@pytest.fixture(scope="module")
+def room(folder):
+    """A bundle with room for adapters, and an adapter for it with coefficients that change much."""
+    passes = "insert-adapters{n=20},merge-adapters{at=load}"
+    arguments = "optimize", "nets:seeded", "--input-shape", "1,3,32,32", "--passes", passes, "-o", "room"
+    done = cospipe(*arguments, folder=folder)
+    assert done.returncode == 0, done.stderr
+    code = """
+import nets, torch, cospipe
+adapters = cospipe.adapt(nets.seeded(), cospipe.SpectralConfig(n=20, also_train="7.bias"))
+torch.manual_seed(1)
+for parameter in adapters.trainable_parameters():
+    parameter.data += torch.randn_like(parameter)
+adapters.save("change.safetensors")
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder / "room"
+
+
+def test_run_with_an_adapter_gives_what_the_adapted_model_gives(inside, room, folder, monkeypatch):
+    import torch
+    from nets import seeded
+
+    from cospipe import load_adapter
+
+    frame = np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32)
+    np.save(folder / "frame.npy", frame)
+    answers = []
+    for options in ([], ["--adapter", "change.safetensors"]):
+        done = inside("run", room, "-i", "frame.npy", "-o", "answers.npz", "--json", *options)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["adapter"] == (options[1] if options else None)
+        (values,) = np.load("answers.npz").values()
+        answers.append(values[0])
+    base = seeded().eval()
+    with torch.no_grad():
+        plain = base(torch.from_numpy(frame)).numpy()
+        changed = load_adapter(base, folder / "change.safetensors").model(torch.from_numpy(frame)).numpy()
+    assert np.allclose(answers[0], plain, atol=1e-4 * abs(plain).max())
+    assert np.allclose(answers[1], changed, atol=1e-4 * abs(changed).max())
+    assert not np.allclose(plain, changed, rtol=0.1)
+
+
+def test_verify_with_an_adapter_compares_with_the_adapted_model(inside, room):
+    done = inside("verify", room, "--adapter", "change.safetensors", "--model", "nets:seeded", "--json")
+    assert done.returncode == 0, done.stderr
+    values = json.loads(done.stdout)
+    assert values["passed"]
+    assert "whole" in {check["part"] for check in values["checks"]}
+    other = inside("verify", room, "--adapter", "change.safetensors", "--model", "nets:small")
+    assert other.returncode == 1
+    assert "another base" in other.stderr
+
+
+@pytest.mark.parametrize("options", [["--adapter", "change.safetensors"], ["--model", "nets:seeded"]])
+def test_verify_wants_an_adapter_and_its_base_together(inside, room, options):
+    done = inside("verify", room, *options)
+    assert done.returncode == 2
+    assert "give both --adapter and --model" in done.stderr
+
+
+def test_an_adapter_without_room_is_refused(inside, bundle, room):
+    done = inside("run", bundle, "--adapter", "change.safetensors", "--frames", "1")
+    assert done.returncode == 1
+    assert "merge-adapters{at=load}" in done.stderr
 
 
 def test_predict_gives_every_layer_on_every_configuration(folder):

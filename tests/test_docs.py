@@ -21,11 +21,20 @@ def run(arguments, folder):
 
 @pytest.mark.slow
 def test_quick_start_of_the_readme(tmp_path):
-    (script,) = python_blocks("README.md")
+    script, _ = python_blocks("README.md")
     done = run(["-c", script], tmp_path)
     assert done.returncode == 0, done.stderr
     assert "a result every" in done.stdout
     assert (tmp_path / "build" / "resnet18" / "manifest.json").is_file()
+
+
+@pytest.mark.slow
+def test_adapters_of_the_readme(tmp_path):
+    _, script = python_blocks("README.md")
+    done = run(["-c", f"{script}\nprint([abs(before[name] - after[name]).max() for name in before])"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    (change,) = map(float, re.findall(r"[\d.]+(?:e-?\d+)?", done.stdout.splitlines()[-1].replace("np.float32", "")))
+    assert change > 1e-3
 
 
 def test_example_pass_passes_its_example_test(tmp_path):
@@ -48,11 +57,11 @@ def test_example_pass_has_the_style_of_the_project(tmp_path):
     assert layout.returncode == 0, layout.stdout
 
 
-@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("which", [0, 1, 2])
 def test_examples_of_adapters(tmp_path, which):
     done = run(["-c", python_blocks("docs/adapters.md")[which]], tmp_path)
     assert done.returncode == 0, done.stderr
 
 
-def test_adapters_page_shows_two_examples():
-    assert len(python_blocks("docs/adapters.md")) == 2
+def test_adapters_page_shows_three_examples():
+    assert len(python_blocks("docs/adapters.md")) == 3

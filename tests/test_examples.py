@@ -10,6 +10,7 @@ import pytest
 
 from cospipe.backends.bundle import open_bundle
 from cospipe.backends.emulator.qemu import find_emulator
+from cospipe.ir.adapter_file import read_adapter
 from cospipe.ir.errors import EmulatorError
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -98,3 +99,31 @@ def test_exchange_weights(tmp_path):
     distance = {name: (float(to_first), float(to_second)) for name, to_first, to_second in found}
     assert distance["first"][0] < 1e-4 < distance["first"][1]
     assert distance["second"][1] < 1e-4 < distance["second"][0]
+
+
+@pytest.mark.slow
+def test_sentence_adapters_learn_and_load_again(tmp_path):
+    options = "--steps", 40, "--n", 64, "--selection", "random", "--output", "reviews.safetensors"
+    text = output_of("06_sentence_adapters.py", *options, folder=tmp_path)
+    before, after = map(float, re.findall(r"held-out accuracy.*: (\S+)%", text))
+    assert before < 60 < 65 < after
+    assert "training 768 coefficients" in text
+    file = tmp_path / "reviews.safetensors"
+    assert f"reviews.safetensors: {file.stat().st_size} bytes" in text
+    stored = read_adapter(file)
+    assert stored.coefficient_count == 12 * 64
+    assert set(stored.trained) == {"classifier.weight", "classifier.bias"}
+    assert "the same answer to 500 of 500 sentences" in text
+
+
+@pytest.mark.slow
+def test_adapters_are_swapped_in_one_compiled_pipeline(tmp_path):
+    text = output_of("adapter_swap.py", "--steps", 8, "--size", 64, "--coefficients", 30, folder=tmp_path)
+    accuracy = dict(re.findall(r"accuracy of the compiled pipeline on (\w+): (\d+)%", text))
+    assert accuracy.keys() == {"digits", "faces"}
+    assert float(accuracy["faces"]) >= 75  # half of the patches are faces
+    assert float(accuracy["digits"]) > 10
+    frames, answers = map(int, re.search(r"(\d+) frames went in, (\d+) answers came out", text).groups())
+    assert frames == answers == 449 + 50  # every fourth of 1,797 digits and of 200 patches
+    assert re.findall(r"adapter (\w+) from frame (\d+) on", text) == [("digits", "0"), ("faces", "449")]
+    assert text.count("compiled once") == 1

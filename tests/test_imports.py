@@ -106,9 +106,18 @@ def test_running_a_bundle_reaches_nothing_heavy():
     assert not top_level(found) & set(HEAVY)
 
 
-@pytest.mark.parametrize("module", ["cospipe.ir.errors", "cospipe.ir.plan", "cospipe.ir.soc", "cospipe.ir.manifest"])
+PLAIN = ("adapter_file", "adapter_summary", "errors", "manifest", "plan", "soc", "spectral_config", "tensor_file")
+
+
+@pytest.mark.parametrize("module", [*(f"cospipe.ir.{name}" for name in PLAIN), "cospipe.cli"])
 def test_plain_descriptions_reach_nothing_heavy(module):
     assert not top_level(reachable([module])) & set(HEAVY)
+
+
+def test_optional_packages_are_imported_where_they_are_used_only():
+    found = top_level(reachable(module for module in FILES if module.startswith("cospipe.backends.finetune")))
+    assert "torch" in found
+    assert not found & {"PIL", "transformers"}
 
 
 def test_the_check_sees_heavy_imports():

@@ -51,15 +51,24 @@ def test_pages_name_commands():
 
 
 def test_cospipe_commands_and_options_exist():
-    known = {name: {option for param in command.params for option in param.opts} for name, command in subcommands()}
+    known = {name: {option for param in command.params for option in param.opts} for name, command in all_commands()}
     for page, words in commands("cospipe"):
-        assert words[0] in known, f"{page}: cospipe {words[0]}"
+        name = " ".join(words[:2]) if words[0] == "adapter" and len(words) > 1 else words[0]
+        assert name in known, f"{page}: cospipe {name}"
         options = {word.split("=")[0] for word in words if word.startswith("-")} - {"--help"}
-        assert options <= known[words[0]], f"{page}: {options - known[words[0]]} of cospipe {words[0]}"
+        assert options <= known[name], f"{page}: {options - known[name]} of cospipe {name}"
 
 
 def subcommands():
     return get_command(app).commands.items()
+
+
+def all_commands():
+    """The commands and those of groups: ``adapter`` and ``adapter info``."""
+    for name, command in subcommands():
+        yield name, command
+        for inner, inner_command in getattr(command, "commands", {}).items():
+            yield f"{name} {inner}", inner_command
 
 
 def test_every_command_is_in_the_readme():

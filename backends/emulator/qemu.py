@@ -14,10 +14,10 @@ import numpy as np
 
 from cospipe.backends.bundle import Bundle, sha256
 from cospipe.backends.emulator.aarch64_runtime import aarch64_runtime, cache_folder
-from cospipe.ir.tensor_file import Array, TensorEntry, read_entries, write_tensors
 from cospipe.backends.tvm.link import zig_compile
 from cospipe.ir.errors import EmulatorError, several
 from cospipe.ir.manifest import StageFiles, TensorSpec, WeightArgument
+from cospipe.ir.tensor_file import Array, TensorEntry, read_entries, write_tensors
 
 _SYSROOTS = (Path("/usr/aarch64-linux-gnu"), Path("/"))
 _LOADER = "lib/ld-linux-aarch64.so.1"

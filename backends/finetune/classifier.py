@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from cospipe.backends.finetune.data import Batch, LabelledData
-from cospipe.ir.errors import UsageError, first_line
+from cospipe.ir.errors import CospipeError, UsageError, first_line
 
 
 class Classifier:
@@ -48,12 +48,45 @@ class Classifier:
 
 def _first_output(output: Any) -> torch.Tensor:
     if isinstance(output, Mapping):
-        output = output.get("logits", next(iter(output.values())))
+        output = output.get("logits", next(iter(output.values()), None))
     elif isinstance(output, (tuple, list)):
-        output = output[0]
+        output = next(iter(output), None)
     if not isinstance(output, torch.Tensor):
         raise TypeError(f"its first output is a {type(output).__name__}, not a tensor of logits")
     return output
+
+
+def answers(classifier: Classifier, data: LabelledData, positions: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the logits for some examples, and their labels.
+
+    Raises
+    ------
+    CospipeError
+        When the model or the tokenizer fails on them.
+    """
+    try:
+        inputs, labels = data.batch(positions)
+        return classifier.logits(inputs), labels
+    except Exception as error:  # whatever they raise on inputs that they were not tried on before
+        counted = ", ".join(str(position + 1) for position in positions[:5])
+        more = " ..." if len(positions) > 5 else ""
+        raise CospipeError(f"The model fails on the examples {counted}{more}: {first_line(error)}.") from error
+
+
+def backward(loss: torch.Tensor) -> None:
+    """Compute the gradients of a loss.
+
+    Raises
+    ------
+    UsageError
+        When it does not depend on anything that is trained.
+    """
+    if not loss.requires_grad:
+        raise UsageError(
+            "The logits do not depend on what is trained: the model's forward detaches them or runs under"
+            " torch.no_grad(), or uses none of the adapted weights. Adapt others, or let it compute gradients."
+        )
+    loss.backward()  # type: ignore[no-untyped-call]
 
 
 def count_outputs(classifier: Classifier, data: LabelledData, model: str) -> int:

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from cospipe.backends.finetune.checkpoint import Checkpoint
-from cospipe.backends.finetune.classifier import Classifier, count_outputs
+from cospipe.backends.finetune.classifier import Classifier, answers, backward, count_outputs
 from cospipe.backends.finetune.data import LabelledData
 from cospipe.backends.finetune.readers import DataOptions, read_data
 from cospipe.backends.finetune.training import Training, TrainingOptions
@@ -194,8 +194,7 @@ def _calibration(classifier: Classifier, data: LabelledData, options: TrainingOp
         shuffled = np.random.RandomState(options.seed).permutation(data.parts["train"]).tolist()
         chosen = shuffled[: _CALIBRATION_BATCHES * options.batch]
         for start in range(0, len(chosen), options.batch):
-            inputs, labels = data.batch(chosen[start : start + options.batch])
-            cross_entropy(classifier.logits(inputs), labels).backward()  # type: ignore[no-untyped-call]
+            backward(cross_entropy(*answers(classifier, data, chosen[start : start + options.batch])))
 
     return run
 

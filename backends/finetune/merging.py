@@ -58,6 +58,8 @@ def write_merged(
         raise UsageError(f"Merged weights are written as {' or '.join(_SUFFIXES)}; {output} is not such a file name.")
     if not output.parent.is_dir():
         raise UsageError(f"The directory {output.parent} does not exist.")
+    if any(file.exists() and output.exists() and file.samefile(output) for file in files):
+        raise UsageError(f"{output} is one of the adapters; write the merged weights to another file.")
     progress("Loading the model")
     base, _ = load_model(model, [[1]])
     if not isinstance(base, nn.Module):

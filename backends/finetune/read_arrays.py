@@ -14,6 +14,8 @@ from cospipe.backends.finetune.data import RawData
 from cospipe.ir.errors import UsageError, first_line, several
 from cospipe.ir.tensor_file import Array
 
+_MOST_CLASSES = 1_000_000
+
 
 @dataclass(frozen=True)
 class ArrayInputs:
@@ -47,11 +49,17 @@ def read_arrays(path: Path) -> RawData:
         raise UsageError(several(f"{path} cannot be trained on", problems))
     tests = len(arrays.get("y_test", ()))
     x = np.concatenate([arrays["x"], arrays["x_test"]]) if tests else arrays["x"]
-    labels = np.concatenate([arrays["y"], arrays.get("y_test", arrays["y"][:0])]).tolist()
+    # NumPy makes floats of signed and unsigned integers together
+    labels = np.concatenate([arrays[name].astype(np.int64) for name in ("y", "y_test") if name in arrays]).tolist()
     count = max(labels, default=-1) + 1
     classes = [str(name) for name in arrays.get("classes", range(count))]
     parts = [str(part) for part in arrays.get("split", ["train"] * len(arrays["y"]))] + ["test"] * tests
-    return RawData(ArrayInputs(np.ascontiguousarray(x, np.float32)), labels, classes, parts)
+    return RawData(ArrayInputs(_float32(x)), labels, classes, parts)
+
+
+def _float32(values: Array) -> Array:
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, and is told as such
+        return np.ascontiguousarray(values, np.float32)
 
 
 def _load(path: Path) -> dict[str, Array]:
@@ -76,17 +84,18 @@ def _pair_problems(arrays: dict[str, Array], inputs: str, labels: str) -> list[s
     x, y, problems = arrays[inputs], arrays[labels], []
     if x.dtype.kind != "f":
         problems.append(f"{inputs} holds {x.dtype}, not floating point numbers; scale it and save it as float32")
-    elif not np.isfinite(x).all():
-        first = int(np.argwhere(~np.isfinite(x))[0][0]) if x.ndim else 0
-        problems.append(f"{inputs} holds infinite or undefined numbers, the first in example {first}")
+    elif not (finite := np.isfinite(_float32(x))).all():
+        first = int(np.argwhere(~finite)[0][0]) if x.ndim else 0
+        problems.append(f"{inputs} holds infinite or undefined numbers (as float32), the first in example {first}")
     if x.ndim < 2:
         problems.append(
             f"{inputs} has the shape {x.shape}; its first dimension counts examples, so it has at least two"
         )
     if y.ndim != 1 or y.dtype.kind not in "iu":
         problems.append(f"{labels} holds {y.dtype} of shape {y.shape}; it takes one integer for each example")
-    elif y.size and y.min() < 0:
-        problems.append(f"{labels} holds {y.min()}; classes count from 0")
+    elif y.size and not 0 <= int(y.min()) <= int(y.max()) < _MOST_CLASSES:
+        wrong = y.min() if y.min() < 0 else y.max()
+        problems.append(f"{labels} holds {wrong}; classes count from 0, each number up to the largest is a class")
     if x.ndim and y.ndim and len(x) != len(y):
         problems.append(f"{inputs} has {len(x)} examples, {labels} has {len(y)}")
     return problems
@@ -108,7 +117,7 @@ def _split_problems(arrays: dict[str, Array]) -> list[str]:
 
 def _class_problems(arrays: dict[str, Array]) -> list[str]:
     classes = arrays.get("classes")
-    count = int(max((arrays[name].max(initial=-1) for name in ("y", "y_test") if name in arrays), default=-1)) + 1
+    count = max((int(label) + 1 for name in ("y", "y_test") for label in np.unique(arrays.get(name, ()))), default=0)
     if classes is None or (classes.ndim == 1 and len(classes) >= count):
         return []
     return [f"classes has the shape {classes.shape}; it takes a name for each of the {count} classes of y"]

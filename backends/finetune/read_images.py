@@ -52,7 +52,7 @@ def read_images(path: Path, shape: Sequence[int], options: ImageOptions) -> RawD
     UsageError
         When there are no images, a class has none, or some cannot be read; all of them are listed.
     """
-    if len(shape) != 4 or shape[1] != 3:
+    if len(shape) != 4 or tuple(shape[:2]) != (1, 3):
         raise UsageError(f"Images are given to a model as 1x3xHxW; {'x'.join(map(str, shape))} is no such shape.")
     folders = [(part, folder) for part, parent in _parts(path) for folder in _folders(parent)]
     files = [(part, folder.name, file) for part, folder in folders for file in _images(folder)]

@@ -45,22 +45,27 @@ def read_text(path: Path, tokenizer: Tokenizer) -> RawData:
         When it cannot be read, columns are missing or rows incomplete; all of them are listed.
     """
     rows = _rows(path)
-    problems = [f"line {line}: no text" for line, row in rows if not (row["text"] or "").strip()]
-    problems += [f"line {line}: no label" for line, row in rows if not (row["label"] or "").strip()]
-    problems += [f"line {line}: more fields than columns; quote commas" for line, row in rows if None in row]
-    parts = [(row.get("split") or "").strip() for _, row in rows]
-    problems += [
-        f"line {line}: split is {part!r}; write train, validation or test"
-        for (line, _), part in zip(rows, parts, strict=True)
-        if part.lower() not in PARTS
-    ]
-    if problems:
+    if problems := [f"line {line}: {problem}" for line, row in rows for problem in _row_problems(row)]:
         raise UsageError(several(f"{path} cannot be trained on", shortened(problems)))
     names = [str(row["label"]).strip() for _, row in rows]
     classes = sorted_classes(names)
     positions = {name: position for position, name in enumerate(classes)}
     texts = [str(row["text"]) for _, row in rows]
+    parts = [_part(row) for _, row in rows]
     return RawData(TextInputs(texts, tokenizer), [positions[name] for name in names], classes, parts)
+
+
+def _row_problems(row: dict[Any, Any]) -> list[str]:
+    problems = [f"no {name}" for name in ("text", "label") if not (row[name] or "").strip()]
+    if None in row:
+        problems.append("more fields than columns; quote commas")
+    if _part(row).lower() not in PARTS:
+        problems.append(f"split is {_part(row)!r}; write train, validation or test")
+    return problems
+
+
+def _part(row: dict[Any, Any]) -> str:
+    return (row.get("split") or "").strip()
 
 
 def _rows(path: Path) -> list[tuple[int, dict[Any, Any]]]:
@@ -69,16 +74,21 @@ def _rows(path: Path) -> list[tuple[int, dict[Any, Any]]]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             columns = [name.strip() for name in reader.fieldnames or ()]
-            missing = [name for name in ("text", "label") if name not in columns]
-            if missing:
-                found = ", ".join(columns) or "none"
-                raise UsageError(f"{path} has no column {' and no column '.join(missing)}; found: {found}.")
+            _check_columns(path, columns)
             reader.fieldnames = columns
             return [(reader.line_num, row) for row in reader]
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not UTF-8 text: {first_line(error)}.") from error
     except (OSError, csv.Error) as error:
         raise UsageError(f"{path} cannot be read as CSV: {first_line(error)}.") from error
+
+
+def _check_columns(path: Path, columns: list[str]) -> None:
+    found = ", ".join(columns) or "none"
+    if missing := [name for name in ("text", "label") if name not in columns]:
+        raise UsageError(f"{path} has no column {' and no column '.join(missing)}; found: {found}.")
+    if repeated := [name for name in ("text", "label", "split") if columns.count(name) > 1]:
+        raise UsageError(f"{path} has several columns {' and several columns '.join(repeated)}; found: {found}.")
 
 
 def load_tokenizer(spec: str, max_tokens: int) -> Tokenizer:

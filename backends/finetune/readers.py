@@ -69,9 +69,9 @@ def _read(options: DataOptions) -> RawData:
         return read_images(path, options.input_shape, options.images)
     if not path.is_file():
         raise UsageError(f"There is no data set {str(path)!r}.")
-    if path.suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         return read_arrays(path)
-    if path.suffix != ".csv":
+    if path.suffix.lower() != ".csv":
         raise UsageError(f"{path} is no data set; give a folder of images, a .csv file or an .npz file.")
     if not options.tokenizer:
         raise UsageError(

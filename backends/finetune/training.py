@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from cospipe.backends.finetune.classifier import Classifier
+from cospipe.backends.finetune.classifier import Classifier, answers, backward
 from cospipe.backends.finetune.data import LabelledData
 from cospipe.ir.eager_adapters import Adapters
 from cospipe.ir.errors import AdapterError, UsageError, several
@@ -173,31 +173,33 @@ class Training:
             yield positions[start : start + self.options.batch]
 
     def _train(self, positions: list[int]) -> None:
-        inputs, labels = self.data.batch(positions)
-        logits = self._classifier.logits(inputs)
+        logits, labels = answers(self._classifier, self.data, positions)
         loss = cross_entropy(logits, labels)
         self.last_loss = self._checked(float(loss.detach()))
         self._optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        backward(loss)
         self._optimizer.step()
         self._sums[0] += self.last_loss * len(positions)
         self._sums[1] += float((logits.detach().argmax(1) == labels).sum())
 
     def _checked(self, loss: float) -> float:
-        if not math.isfinite(loss):
+        if math.isfinite(loss):
+            return loss
+        if not self.epochs and not self.step:
             raise AdapterError(
-                f"The loss became infinite or undefined in epoch {len(self.epochs) + 1}, step {self.step + 1}; lower"
-                f" the learning rate, which is {self.options.learning_rate:g}."
+                "The loss is infinite or undefined before anything was trained: for these data the model's outputs are."
             )
-        return loss
+        raise AdapterError(
+            f"The loss became infinite or undefined in epoch {len(self.epochs) + 1}, step {self.step + 1}; lower the"
+            f" learning rate, which is {self.options.learning_rate:g}."
+        )
 
     def evaluate(self, part: str, watch: Callable[[Training], None] = lambda training: None) -> tuple[float, float]:
         """Return the mean loss on a part of the data, and the share of right answers."""
         loss, right = 0.0, 0
         for positions in self._batches(self.data.parts[part]):
-            inputs, labels = self.data.batch(positions)
             with torch.no_grad():
-                logits = self._classifier.logits(inputs)
+                logits, labels = answers(self._classifier, self.data, positions)
                 loss += float(cross_entropy(logits, labels, reduction="sum"))
             right += int((logits.argmax(1) == labels).sum())
             watch(self)

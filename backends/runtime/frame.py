@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from cospipe.ir.tensor_file import Array
 from cospipe.ir.manifest import Manifest, TensorSpec
+from cospipe.ir.tensor_file import Array
 
 Frame = dict[str, Array]
 """One input or output of a network: arrays by name."""

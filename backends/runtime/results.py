@@ -7,8 +7,8 @@ from types import TracebackType
 
 import numpy as np
 
-from cospipe.ir.tensor_file import Array
 from cospipe.ir.errors import CospipeError, UsageError
+from cospipe.ir.tensor_file import Array
 
 
 def check_results_file(path: Path | None) -> None:

@@ -46,7 +46,7 @@ class _Job:
 
 @dataclass
 class _Stage:
-    """What a stage's thread works with; ``weights`` by generation, the older ones until a frame of a newer one comes."""
+    """What a stage's thread works with; ``weights`` by generation, older ones until a frame of a newer one comes."""
 
     name: str
     executable_arguments: tuple[Any, ...]
@@ -114,9 +114,7 @@ class PipelineRunner:
     ...         print(result["linear"].argmax())
     """
 
-    def __init__(
-        self, bundle: Bundle, queue_depth: int = 1, adapter: StoredAdapter | str | Path | None = None
-    ) -> None:
+    def __init__(self, bundle: Bundle, queue_depth: int = 1, adapter: StoredAdapter | str | Path | None = None) -> None:
         check_runs_here(bundle.manifest)
         if queue_depth < 1:
             raise UsageError(f"The queue depth must be at least 1, not {queue_depth}.")

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from cospipe.backends.runtime.tvm_runtime import load_runtime
-from cospipe.ir.tensor_file import Array, TensorFile, aligned
 from cospipe.ir.errors import BundleError, CospipeError, first_line
 from cospipe.ir.manifest import StageFiles, WeightArgument
+from cospipe.ir.tensor_file import Array, TensorFile, aligned
 
 _CPU_DEVICE, _NAIVE_ALLOCATOR, _POOLED_ALLOCATOR = 1, 1, 2
 
@@ -66,7 +66,8 @@ class StageExecutable:
         changing = {name for slot in slots for name in (slot.coefficients, slot.places)} | set(self.files.replaceable)
         affected = [argument for argument in self.files.weight_arguments if changing.intersection(argument.weights)]
         made = dict(zip(affected, self._prepare(overrides, affected), strict=True))
-        return [made.get(argument, own) for argument, own in zip(self.files.weight_arguments, self.weights, strict=True)]
+        own = zip(self.files.weight_arguments, self.weights, strict=True)
+        return [made.get(argument, weight) for argument, weight in own]
 
     def _prepare(self, overrides: Mapping[str, Array], arguments: Sequence[WeightArgument]) -> list[Any]:
         """Return some weight arguments; made one after the other, so that few weights are in memory twice."""
@@ -109,9 +110,7 @@ def _main(files: StageFiles, module: Any) -> Any:
 def _prepared(
     files: StageFiles, machine: Any, argument: WeightArgument, stored: TensorFile, overrides: Mapping[str, Array]
 ) -> Any:
-    tensors = [
-        as_tensor(overrides[name] if name in overrides else stored.tensor(name)) for name in argument.weights
-    ]
+    tensors = [as_tensor(overrides[name] if name in overrides else stored.tensor(name)) for name in argument.weights]
     names = ", ".join(argument.weights)
     try:
         result = machine.get_function(argument.function)(*tensors)[0] if argument.function else tensors[0]

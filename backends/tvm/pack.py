@@ -15,7 +15,6 @@ from torch.utils._pytree import tree_leaves
 
 from cospipe.backends.bundle import Bundle, sha256, write_bundle
 from cospipe.backends.runtime.compare import relative_error
-from cospipe.ir.tensor_file import Array, write_tensors
 from cospipe.backends.tvm.lower import lower_stage
 from cospipe.backends.tvm.target import core_target, kernel_core
 from cospipe.backends.verify import verify_bundle
@@ -27,6 +26,7 @@ from cospipe.ir.load_time_fold import LoadTimeFold
 from cospipe.ir.manifest import AdapterSlot, FileRecord, GenericNode, Manifest, StageFiles, TensorSpec
 from cospipe.ir.plan import CoreConfiguration, PipelinePlan
 from cospipe.ir.soc import Cluster, Soc
+from cospipe.ir.tensor_file import Array, write_tensors
 
 RELATIVE_TOLERANCE = 1e-4
 """Largest difference from eager PyTorch that FP32 may have, relative to the largest value of the tensor.

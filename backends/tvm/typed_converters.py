@@ -1,7 +1,7 @@
 """Importing what TVM's importer gets wrong: types of numbers, and indices that nobody checks.
 
-It makes every result of a convolution or a matrix product FP32, and lacks the transposed convolution of volumes. What it
-makes of a look-up reads beyond the table for an index that is too large; here such an index reads the last row.
+It makes every result of a convolution or a matrix product FP32, and lacks the transposed convolution of volumes. What
+it makes of a look-up reads beyond the table for an index that is too large; here such an index reads the last row.
 """
 
 from __future__ import annotations

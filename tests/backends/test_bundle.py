@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from cospipe.backends.bundle import check_output, open_bundle, replace_weights, sha256, write_bundle
-from cospipe.ir.tensor_file import map_tensors, write_tensors
 from cospipe.ir.errors import BundleError, UsageError
+from cospipe.ir.tensor_file import map_tensors, write_tensors
 
 
 @pytest.fixture

@@ -1,18 +1,20 @@
 """Verification: right numbers pass, wrong ones are named with their stage."""
 
+import copy
 import json
 import os
 from dataclasses import replace
 
 import pytest
+import torch
 
 import cospipe
 from cospipe.backends.bundle import open_bundle, replace_weights
 from cospipe.backends.runtime.stage import StageExecutable
-from cospipe.ir.tensor_file import map_tensors, write_tensors
 from cospipe.backends.tvm import pack
 from cospipe.backends.verify import verify_bundle
-from cospipe.ir.errors import BundleError, StageError, UsageError, VerificationError
+from cospipe.ir.errors import AdapterError, BundleError, StageError, UsageError, VerificationError
+from cospipe.ir.tensor_file import map_tensors, write_tensors
 
 
 def test_a_fresh_bundle_passes(compiled):
@@ -104,3 +106,35 @@ def test_wrong_numbers_are_not_written_over_a_good_bundle(small_network, small_i
     with pytest.raises(VerificationError, match="whole"):
         cospipe.optimize(small_network, small_inputs, soc="host", output=tmp_path / "bundle")
     assert open_bundle(tmp_path / "bundle").manifest == good.manifest
+
+
+@pytest.mark.parametrize("name", ["conv", "whole"])
+def test_an_adapter_folded_in_at_load_is_compared_with_the_adapted_model(adaptable, small_network, adapters, name):
+    reference = cospipe.adapter_reference(adaptable.bundle, small_network, adapters[name])
+    verify_bundle(adaptable.bundle, adapter=adapters[name], reference=reference).raise_if_failed()
+    assert not verify_bundle(adaptable.bundle, reference=reference).passed  # the base computes something else
+
+
+@pytest.mark.emulated
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["conv", "whole"])
+def test_aarch64_code_folds_adapters_in(adaptable_board, small_network, adapters, emulator, name):
+    verify_bundle(adaptable_board.bundle, emulate=True).raise_if_failed()
+    reference = cospipe.adapter_reference(adaptable_board.bundle, small_network, adapters[name])
+    result = verify_bundle(adaptable_board.bundle, emulate=True, adapter=adapters[name], reference=reference)
+    result.raise_if_failed()
+    assert {check.part for check in result.checks} == {"stage0", "stage1", "stage2", "whole"}
+    assert not verify_bundle(adaptable_board.bundle, emulate=True, reference=reference).passed
+
+
+def test_an_adapter_needs_its_own_reference(adaptable, adapters):
+    with pytest.raises(UsageError, match="give its reference values"):
+        verify_bundle(adaptable.bundle, adapter=adapters["conv"])
+
+
+def test_an_adapter_of_another_base_has_no_reference(adaptable, small_network, adapters):
+    other = copy.deepcopy(small_network)
+    with torch.no_grad():
+        other.middle[0].weight.mul_(2)
+    with pytest.raises(AdapterError, match=r"middle\.0\.weight has other values"):
+        cospipe.adapter_reference(adaptable.bundle, other, adapters["conv"])

@@ -97,3 +97,15 @@ def test_either_axis_is_added_up_whichever_is_cheaper():
     one_row = SparseDct((48, 64), column, row)
     assert len(one_column.lines) == len(one_row.lines) == 1
     assert one_column.is_swapped != one_row.is_swapped
+
+
+@pytest.mark.parametrize("form", ["fft", "matmul"])
+@pytest.mark.parametrize("shape", [(6, 8), (7, 8), (8, 7), (1, 5), (5, 1), (40, 3), (3, 40)])
+def test_inverse_is_added_to_a_matrix_that_stays_as_it_is(shape, form):
+    generator = torch.Generator().manual_seed(0)
+    places = torch.randperm(shape[0] * shape[1], generator=generator)[:4]
+    transform = SparseDct(shape, places // shape[1], places % shape[1], form)
+    values, base = torch.randn(len(places), generator=generator), torch.randn(shape, generator=generator)
+    before = base.clone()
+    torch.testing.assert_close(transform.inverse(values, base), before + transform.inverse(values))
+    assert torch.equal(base, before)

@@ -32,11 +32,60 @@ def new_head():
     return nn.Sequential(body, nn.ReLU(), nn.Linear(64, 10))
 
 
+def tied():
+    """Two layers that share one weight."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 6, bias=False), nn.ReLU(), nn.Linear(6, 6, bias=False))
+    model[2].weight = model[0].weight
+    return model
+
+
 def conv():
     torch.manual_seed(0)
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(128, 3)
     )
+
+
+class Scaled(nn.Module):
+    """Logits times a number that is not one."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = mlp()
+
+    def forward(self, x):
+        return self.linear(x) * float("nan")
+
+
+class Detached(nn.Module):
+    """Logits that no gradient reaches."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = mlp()
+
+    def forward(self, x):
+        return self.linear(x).detach()
+
+
+class Tires(Detached):
+    """Answers a few times, then no longer."""
+
+    left = 5
+
+    def forward(self, x):
+        self.left -= 1
+        if not self.left:
+            raise IndexError("index out of range in self")
+        return self.linear(x)
+
+
+class Empty(nn.Module):
+    """Gives nothing by name."""
+
+    def forward(self, x):
+        return {}
 
 
 class WordCounter(nn.Module):

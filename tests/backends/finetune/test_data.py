@@ -102,6 +102,10 @@ NAN = np.where(np.arange(4) == 2, np.nan, X)
         ({"x": X}, ["no array y", "found: x"]),
         ({"x": X.astype(int), "y": Y.astype(float)}, ["x holds int64", "y holds float64"]),
         ({"x": X, "y": Y - 1}, ["y holds -1"]),
+        ({"x": X, "y": Y + 10**12}, ["y holds 1000000000002", "is a class"]),
+        ({"x": X, "y": Y.astype(np.uint64) + 2**63}, ["y holds 9223372036854775810"]),
+        ({"x": np.full((6, 4), 1e300), "y": Y}, ["as float32", "the first in example 0"]),
+        ({"x": np.where(np.arange(24).reshape(6, 4) > 13, np.inf, X), "y": Y}, ["the first in example 3"]),
         ({"x": X, "y": Y * 0}, ["only the class '0'"]),
         ({"x": X[:0], "y": Y[:0]}, ["no examples"]),
         ({"x": X, "y": Y, "x_test": X}, ["no array y_test"]),
@@ -121,6 +125,21 @@ def test_problems_of_arrays_are_listed(tmp_path, arrays, words):
     assert all(word in str(error.value) for word in [*words, "data.npz"])
 
 
+def test_labels_of_different_integer_types_stay_integers(tmp_path):
+    np.savez(tmp_path / "data.npz", x=X, y=Y.astype(np.uint64), x_test=X, y_test=Y.astype(np.int8))
+    data = read(tmp_path / "data.npz")
+    assert data.labels.tolist() == [*Y, *Y]
+    assert data.classes == ("0", "1", "2")
+
+
+def test_the_ending_of_a_file_may_be_in_capitals(tmp_path, digits, texts):
+    (tmp_path / "DIGITS.NPZ").write_bytes(digits.read_bytes())
+    (tmp_path / "TEXTS.CSV").write_bytes(texts.read_bytes())
+    assert read(tmp_path / "DIGITS.NPZ").fingerprint() == read(digits).fingerprint()
+    copied, original = (read(path, tokenizer=TOKENIZER) for path in (tmp_path / "TEXTS.CSV", texts))
+    assert copied.fingerprint() == original.fingerprint()
+
+
 def test_a_damaged_archive_is_told(tmp_path, digits):
     (tmp_path / "cut.npz").write_bytes(digits.read_bytes()[:3000])
     with pytest.raises(UsageError, match=r"cut\.npz"):
@@ -134,6 +153,8 @@ def test_a_damaged_archive_is_told(tmp_path, digits):
         ("text,label,split\na,b,later\nc,d,train\n", ["line 2: split is 'later'"]),
         ("words,classes\na,b\n", ["no column text and no column label", "found: words, classes"]),
         ("", ["no column text", "found: none"]),
+        ("text,text,label\na,b,c\n", ["several columns text"]),
+        ("text,label\na\n", ["line 2: no label"]),
         ("text,label\n", ["no examples"]),
     ],
 )
@@ -179,6 +200,8 @@ def test_problems_of_images_are_listed(tmp_path, colours):
 def test_a_folder_without_folders_and_other_paths_are_told(tmp_path):
     with pytest.raises(UsageError, match="no sub-folders"):
         read(tmp_path)
+    with pytest.raises(UsageError, match="4x3x8x8"):
+        read(tmp_path, input_shape=(4, 3, 8, 8))
     with pytest.raises(UsageError, match="1x1x8x8"):
         read(tmp_path, input_shape=(1, 1, 8, 8))
     with pytest.raises(UsageError, match="no data set"):

@@ -12,7 +12,7 @@ import cospipe
 from cospipe.backends.finetune.finetune import FineTuning, fine_tune
 from cospipe.backends.finetune.readers import DataOptions
 from cospipe.backends.finetune.training import TrainingOptions
-from cospipe.ir.errors import AdapterError, UsageError
+from cospipe.ir.errors import AdapterError, CospipeError, UsageError
 from cospipe.ir.spectral_config import SpectralConfig
 
 
@@ -89,7 +89,9 @@ def test_the_best_epoch_is_kept_and_patience_ends_it(digits, tmp_path):
     assert (share, -loss) == max(accuracies)
 
 
-def test_images_are_learned_and_batch_norm_is_left_alone(colours, tmp_path):
+def test_images_are_learned_and_the_base_is_left_alone(colours, tmp_path, monkeypatch):
+    factory, made = finetune_models.conv, []
+    monkeypatch.setattr(finetune_models, "conv", lambda: made.append(factory()) or made[-1])
     data = DataOptions(colours, input_shape=(1, 3, 20, 24))
     output = tmp_path / "a.safetensors"
     config = {"also_train": "5", "n": 100}
@@ -97,11 +99,14 @@ def test_images_are_learned_and_batch_norm_is_left_alone(colours, tmp_path):
     assert values["classes"] == ["blue", "green", "red"]
     assert values["test_accuracy"] > 0.7
     assert values["trained_parameters"] == 128 * 3 + 3
-    base = finetune_models.conv()
-    adapters = cospipe.load_adapter(base, output)
-    assert list(adapters.deltas()) == ["0.weight"]
-    assert torch.equal(base[1].running_mean, torch.zeros(8))
-    assert base[1].num_batches_tracked == 0
+    (trained,) = [model for model in made if hasattr(model[0], "parametrizations")]
+    base = factory()
+    assert torch.equal(trained[0].parametrizations.weight.original, base[0].weight)
+    assert torch.equal(trained[0].bias, base[0].bias)
+    norm, before = trained[1].state_dict(), base[1].state_dict()
+    assert all(torch.equal(norm[name], before[name]) for name in before)
+    assert not torch.equal(trained[5].weight, base[5].weight)
+    assert list(cospipe.load_adapter(base, output).deltas()) == ["0.weight"]
 
 
 def test_texts_are_learned_through_named_inputs_and_outputs(texts, tmp_path):
@@ -131,6 +136,26 @@ def test_an_interrupted_training_continues_bit_by_bit(digits, tmp_path, calls, s
     }
     assert sorted(file.name for file in tmp_path.iterdir()) == ["parts.safetensors", "whole.safetensors"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+# the only epoch, whose losses are added up over both runs; and one after the best, which only the checkpoint still has
+@pytest.mark.parametrize(("options", "behind"), [({"epochs": 1}, 0), ({"learning_rate": 3.0, "epochs": 50}, 1)])
+def test_sums_and_best_values_are_continued(digits, tmp_path, options, behind):
+    outputs = [tmp_path / "whole.safetensors", tmp_path / "parts.safetensors"]
+    expected = fine_tune(request(digits, outputs[0], patience=2, **options))
+    assert expected["epochs"] == expected["best_epoch"] + 2 * behind
+
+    def interrupt(training):
+        if len(training.epochs) == expected["epochs"] - 1 and training.step == 9:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        fine_tune(request(digits, outputs[1], patience=2, **options), watch=interrupt)
+    values = fine_tune(request(digits, outputs[1], patience=2, **options))
+    assert [values[key] for key in expected if key not in ("seconds", "adapter")] == [
+        expected[key] for key in expected if key not in ("seconds", "adapter")
+    ]
+    assert outputs[0].read_bytes() == outputs[1].read_bytes()
 
 
 def test_a_new_last_layer_continues_from_the_same_values(digits, tmp_path):
@@ -225,12 +250,29 @@ def test_a_loss_that_is_not_finite_is_told_and_not_continued(digits, tmp_path):
         ("unseeded", "gives other values each time"),
         ("conv", "cannot take the data"),
         ("three", "not a torch.nn.Module"),
+        ("Detached", "do not depend on what is trained"),
+        ("Empty", "its first output is a NoneType, not a tensor of logits"),
     ],
 )
 def test_models_that_do_not_fit_are_told(digits, tmp_path, model, words):
     with pytest.raises(UsageError, match=words):
         fine_tune(request(digits, tmp_path / "a.safetensors", model))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_calibration_without_gradients_is_told(digits, tmp_path):
+    with pytest.raises(UsageError, match="do not depend on what is trained"):
+        fine_tune(request(digits, tmp_path / "a.safetensors", "Detached", {"selection": "gradient"}))
+
+
+def test_outputs_that_are_not_finite_are_not_blamed_on_the_learning_rate(digits, tmp_path):
+    with pytest.raises(AdapterError, match="before anything was trained"):
+        fine_tune(request(digits, tmp_path / "a.safetensors", "Scaled"))
+
+
+def test_a_model_that_fails_in_the_middle_is_told_with_the_examples(digits, tmp_path):
+    with pytest.raises(CospipeError, match=r"fails on the examples \d+, .*: index out of range in self"):
+        fine_tune(request(digits, tmp_path / "a.safetensors", "Tires"))
 
 
 def test_more_outputs_than_classes_are_allowed(digits, tmp_path):

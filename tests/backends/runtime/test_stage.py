@@ -13,8 +13,8 @@ from torch import nn
 import cospipe
 from cospipe.backends.bundle import open_bundle
 from cospipe.backends.runtime.stage import StageExecutable
-from cospipe.ir.tensor_file import TensorFile, map_tensors, write_tensors
 from cospipe.ir.errors import BundleError
+from cospipe.ir.tensor_file import TensorFile, map_tensors, write_tensors
 
 
 class Mixed(nn.Module):

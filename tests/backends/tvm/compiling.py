@@ -10,7 +10,6 @@ from torch.utils._pytree import tree_leaves
 
 from cospipe.backends.runtime.compare import relative_error
 from cospipe.backends.runtime.stage import StageExecutable, as_tensor, to_numpy
-from cospipe.ir.tensor_file import write_tensors
 from cospipe.backends.tvm.importer import check_supported
 from cospipe.backends.tvm.lower import lower_stage
 from cospipe.backends.tvm.target import core_target
@@ -18,6 +17,7 @@ from cospipe.backends.tvm.tiling import Core
 from cospipe.ir.capture import capture
 from cospipe.ir.manifest import StageFiles, TensorSpec
 from cospipe.ir.soc import load_soc
+from cospipe.ir.tensor_file import write_tensors
 from cospipe.passes.fold_batch_norm import FoldBatchNorm
 
 

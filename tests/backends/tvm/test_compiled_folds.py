@@ -77,3 +77,43 @@ def test_adapters_are_folded_into_this_layer(name, tmp_path):
                 changes = relative_error(network(example).numpy(), expected)
             assert relative_error(result[target], expected) < 1e-5
             assert (changes > 0.05) == (file is not None)
+
+
+@pytest.fixture
+def trained():
+    """A network with an adapter that changes it much."""
+    torch.manual_seed(2)
+    network = copy.deepcopy(NETWORKS["winograd"][0]).eval()
+    adapters = cospipe.adapt(network, cospipe.SpectralConfig(n=30, selection="random"))
+    with torch.no_grad():
+        adapters.deltas()["weight"].coefficients.normal_()
+    return adapters
+
+
+def test_an_adapted_model_is_compiled_with_its_adapter_and_stays_as_it_is(trained, tmp_path):
+    network, names = trained.model, set(trained.model.state_dict())
+    bundle = cospipe.optimize(network, (IMAGE,), output=tmp_path / "bundle").bundle
+    with cospipe.PipelineRunner(bundle) as runner, torch.no_grad():
+        (result,) = runner.run([{bundle.manifest.inputs[0].name: IMAGE.numpy()}])
+        expected = network(IMAGE).numpy()
+        trained.switch(None)
+        base = network(IMAGE).numpy()
+    assert set(network.state_dict()) == names
+    (found,) = result.values()
+    assert relative_error(found, expected) < 1e-5
+    assert relative_error(base, expected) > 0.05
+
+
+def test_a_bundle_with_room_takes_another_base_and_then_only_its_adapters(trained, tmp_path):
+    other = copy.deepcopy(NETWORKS["winograd"][0]).eval()
+    trained.save(tmp_path / "adapter.safetensors")
+    base = trained.remove()
+    with torch.no_grad():
+        other.weight.copy_(base.weight * 2)
+    room = "insert-adapters{n=30},merge-adapters{at=load}"
+    bundle = cospipe.optimize(base, (IMAGE,), output=tmp_path / "room", passes=room).bundle
+    exchanged = cospipe.exchange_weights(bundle, other, tmp_path / "exchanged")
+    cospipe.verify_bundle(exchanged).raise_if_failed()
+    cospipe.PipelineRunner(bundle, adapter=tmp_path / "adapter.safetensors")
+    with pytest.raises(cospipe.CospipeError, match="it is another base"):
+        cospipe.PipelineRunner(exchanged, adapter=tmp_path / "adapter.safetensors")

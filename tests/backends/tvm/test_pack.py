@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 import cospipe
-from cospipe.ir.tensor_file import map_tensors
 from cospipe.backends.verify import verify_bundle
 from cospipe.ir.errors import LoweringError
+from cospipe.ir.tensor_file import map_tensors
 
 
 class Unusual(nn.Module):
