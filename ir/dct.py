@@ -21,7 +21,9 @@ import torch
 
 Form = Literal["fft", "matmul"]
 
-_FFT_TYPES = frozenset({torch.float32, torch.float64})
+COMPUTED_TYPES = frozenset({torch.float32, torch.float64})
+"""Types that have an FFT, and that sums can be formed in without losing digits."""
+
 _FFT_CALL = 15e6
 _FFT_ELEMENT = 200.0
 KEPT_SIZE = 2048
@@ -47,7 +49,7 @@ def cheapest_form(signals: int, size: int, used: int | None = None, dtype: torch
     dtype : torch.dtype
         Type of the numbers; without an FFT for it there is only the matmul form.
     """
-    if dtype not in _FFT_TYPES or torch.compiler.is_compiling():
+    if dtype not in COMPUTED_TYPES or torch.compiler.is_compiling():
         return "matmul"
     return "fft" if fft_cost(signals, size) < matmul_cost(signals, size, used) else "matmul"
 

@@ -10,10 +10,8 @@ import torch
 from torch import nn
 
 from cospipe.ir.coefficient_places import matrix_shape
-from cospipe.ir.dct import dct_matrix, dct_rows
+from cospipe.ir.dct import COMPUTED_TYPES, dct_matrix, dct_rows
 from cospipe.ir.sparse_dct import SparseDct
-
-_COMPUTED_TYPES = frozenset({torch.float32, torch.float64})
 
 
 class SpectralDelta(nn.Module):
@@ -136,7 +134,7 @@ def without_autocast(device: str) -> AbstractContextManager[None]:
 
 
 def _computed(coefficients: torch.Tensor) -> torch.Tensor:
-    return coefficients if coefficients.dtype in _COMPUTED_TYPES else coefficients.float()
+    return coefficients if coefficients.dtype in COMPUTED_TYPES else coefficients.float()
 
 
 class _Change(torch.autograd.Function):
