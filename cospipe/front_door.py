@@ -23,9 +23,10 @@ from cospipe.backends.tvm.pack import PackRequest, pack, reference_values, stage
 from cospipe.backends.tvm.target import check_can_bundle
 from cospipe.ir.annotations import plan_of
 from cospipe.ir.capture import capture
-from cospipe.ir.eager_adapters import load_adapter, merged_copy
+from cospipe.ir.eager_adapters import load_adapter
 from cospipe.ir.errors import UsageError, nearest
 from cospipe.ir.manifest import Manifest
+from cospipe.ir.merged_copy import merged_copy
 from cospipe.ir.plan import OBJECTIVES, PipelinePlan
 from cospipe.ir.soc import Soc, load_soc
 from cospipe.ir.tensor_file import Array

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -20,19 +18,12 @@ from cospipe.ir.adaptable_weights import (
     restore_parameters,
     run_calibration,
 )
-from cospipe.ir.adapter_file import (
-    AdaptedWeight,
-    AdapterHeader,
-    StoredAdapter,
-    fingerprint,
-    read_adapter,
-    write_adapter,
-)
-from cospipe.ir.coefficient_places import choose_places, coefficient_counts, matrix_shape
+from cospipe.ir.adapter_file import read_adapter, write_adapter
+from cospipe.ir.coefficient_places import choose_places, coefficient_counts
+from cospipe.ir.delta_storage import loaded_delta, misfits, new_delta, stored_adapter
 from cospipe.ir.errors import AdapterError, UsageError, several
 from cospipe.ir.spectral_config import SpectralConfig
 from cospipe.ir.spectral_delta import SpectralDelta
-from cospipe.ir.tensor_file import Array
 from cospipe.ir.trained_parameters import TrainedParameters
 
 _DEFAULT = "default"
@@ -149,7 +140,7 @@ class Adapters:
         shapes = {weight: tuple(self._base(weight).shape) for weight in self._places}
         counts = coefficient_counts(shapes, config)
         if not counts:
-            raise UsageError(f"No weight matches {config.layers!r}. Known: {', '.join(shapes) or 'none'}.")
+            raise UsageError(_nothing_to_adapt(config, list(shapes)))
         gradients = self._gradients(counts, calibrate) if config.selection == "gradient" else {}
         chosen = {
             weight: choose_places(weight, self._base_values(weight), n, config, gradients.get(weight))
@@ -157,7 +148,8 @@ class Adapters:
         }
         trained = [parameter for parameter in base_parameters(self.model) if config.trains_whole(parameter)]
         self._trained.start(name, trained)
-        self._install(name, {weight: self._delta(weight, *places, config.alpha) for weight, places in chosen.items()})
+        deltas = {weight: new_delta(self._base(weight), *places, config.alpha) for weight, places in chosen.items()}
+        self._install(name, deltas)
         self._configs[name] = config
         self.switch(name)
 
@@ -171,10 +163,11 @@ class Adapters:
         """
         self._check_new(name)
         stored = read_adapter(path)
-        if problems := self._misfits(stored):
+        if problems := misfits(stored, self._bases(), base_parameters(self.model)):
             raise AdapterError(several(f"{path} was trained on another base and does not fit this model", problems))
         self._trained.put(name, {key: torch.from_numpy(np.array(value)) for key, value in stored.trained.items()})
-        self._install(name, {weight: self._stored_delta(weight, stored) for weight in stored.header.weights})
+        loaded = {weight: loaded_delta(stored, weight, self._base(weight)) for weight in stored.header.weights}
+        self._install(name, loaded)
         self._configs[name] = SpectralConfig(**stored.header.config)  # type: ignore[arg-type]
         self.switch(name)
 
@@ -189,19 +182,8 @@ class Adapters:
         name = self._named(name)
         self._keep_trained()
         trained, deltas = self._trained.values(name), self._deltas[name]
-        header = AdapterHeader(
-            base=base or type(self.model).__name__,
-            config=asdict(self._configs[name]),
-            labels=tuple(labels),
-            weights={weight: self._description(weight, delta) for weight, delta in deltas.items()},
-            trained={key: tuple(value.shape) for key, value in trained.items()},
-        )
-        stored = StoredAdapter(
-            header,
-            {weight: _array(delta.coefficients) for weight, delta in deltas.items()},
-            {weight: _flat_places(delta) for weight, delta in deltas.items()},
-            {key: _array(value) for key, value in trained.items()},
-        )
+        model = base or type(self.model).__name__
+        stored = stored_adapter(deltas, self._bases(), trained, self._configs[name], model, labels)
         write_adapter(path, stored)
 
     def switch(self, name: str | None) -> None:
@@ -304,6 +286,9 @@ class Adapters:
         trained = self._trained.base(weight)
         return trained if trained is not None else (self._unmerged or {}).get(weight, self._base(weight))
 
+    def _bases(self) -> dict[str, torch.Tensor]:
+        return {weight: self._base_values(weight) for weight in self._places}
+
     def _parametrized(self) -> list[tuple[nn.Module, list[str], tuple[str, ...]]]:
         """Return each module with adapters, the tensors that have them, and the order of its parameters."""
         found: dict[nn.Module, tuple[list[str], tuple[str, ...]]] = {}
@@ -325,20 +310,6 @@ class Adapters:
         for parameter in parameters.values():
             parameter.grad = None
         return gradients
-
-    def _delta(self, weight: str, rows: torch.Tensor, columns: torch.Tensor, alpha: float) -> SpectralDelta:
-        base = self._base(weight)
-        dtype = torch.float64 if base.dtype == torch.float64 else torch.float32
-        return SpectralDelta(base.shape, rows.to(base.device), columns.to(base.device), alpha, dtype)
-
-    def _stored_delta(self, weight: str, stored: StoredAdapter) -> SpectralDelta:
-        shape = stored.header.weights[weight].shape
-        rows, columns = np.divmod(stored.places[weight].astype(np.int64), matrix_shape(shape)[1])
-        alpha = stored.header.weights[weight].alpha
-        delta = self._delta(weight, torch.from_numpy(rows), torch.from_numpy(columns), alpha)
-        with torch.no_grad():
-            delta.coefficients.copy_(torch.from_numpy(np.array(stored.coefficients[weight])))
-        return delta
 
     def _install(self, name: str, deltas: dict[str, SpectralDelta]) -> None:
         self._deltas[name] = deltas
@@ -372,51 +343,11 @@ class Adapters:
             for weight, value in values.items():
                 self._base(weight).copy_(value)
 
-    def _fingerprint(self, weight: str) -> str:
-        return fingerprint(_array(self._base_values(weight)))
 
-    def _description(self, weight: str, delta: SpectralDelta) -> AdaptedWeight:
-        count = len(delta.coefficients)
-        return AdaptedWeight(shape=delta.shape, n=count, alpha=delta.alpha, fingerprint=self._fingerprint(weight))
-
-    def _misfits(self, stored: StoredAdapter) -> list[str]:
-        problems = []
-        for weight, described in stored.header.weights.items():
-            if weight not in self._places:
-                problems.append(f"there is no weight {weight}")
-            elif tuple(self._base(weight).shape) != described.shape:
-                problems.append(f"{weight} is {tuple(self._base(weight).shape)}, the adapter's {described.shape}")
-            elif self._fingerprint(weight) != described.fingerprint:
-                problems.append(f"{weight} has other values than the one the adapter was trained on")
-        parameters = base_parameters(self.model)
-        for key, shape in stored.header.trained.items():
-            if key not in parameters:
-                problems.append(f"there is no parameter {key}")
-            elif tuple(parameters[key].shape) != shape:
-                problems.append(f"{key} is {tuple(parameters[key].shape)}, the adapter's {shape}")
-        return problems
-
-
-def merged_copy(model: nn.Module) -> nn.Module:
-    """Return a model without adapters that computes the same; the model itself where it has none."""
-    if not any(isinstance(module, SpectralDelta) for module in model.modules()):
-        return model
-    copied = copy.deepcopy(model)
-    for module in list(copied.modules()):
-        chains = getattr(module, "parametrizations", {})
-        adapted = [tensor for tensor, chain in chains.items() if any(isinstance(step, SpectralDelta) for step in chain)]
-        merged = {tensor: getattr(module, tensor).detach() for tensor in adapted}
-        if adapted:
-            restore_parameters(module, adapted, ())
-        for tensor, value in merged.items():
-            setattr(module, tensor, nn.Parameter(value, requires_grad=getattr(module, tensor).requires_grad))
-    return copied
-
-
-def _array(tensor: torch.Tensor) -> Array:
-    return np.array(tensor.detach().float().cpu().numpy(), order="C")
-
-
-def _flat_places(delta: SpectralDelta) -> Array:
-    flat = delta.rows.long() * matrix_shape(delta.shape)[1] + delta.columns.long()
-    return np.asarray(flat.cpu().numpy())
+def _nothing_to_adapt(config: SpectralConfig, known: Sequence[str]) -> str:
+    whole = [name for name in known if config.count_for(name) and config.trains_whole(name)]
+    if whole:
+        return (
+            f"also_train={config.also_train} trains every weight of {config.layers!r} whole, so none is left to adapt."
+        )
+    return f"No weight matches {config.layers!r}. Known: {', '.join(known) or 'none'}."

@@ -80,10 +80,10 @@ class SpectralDelta(nn.Module):
 
     def merged(self, weight: torch.Tensor, coefficients: torch.Tensor, scale: float) -> torch.Tensor:
         """Return a weight with the change that coefficients times a scale make; nothing of it is differentiated."""
-        values, weight = _computed(coefficients.detach()) * scale, weight.detach()
-        if weight.dtype != values.dtype:
-            return (weight + self.transform().inverse(values).reshape(self.shape)).to(weight.dtype)
-        return self.transform().inverse(values, weight.reshape(matrix_shape(self.shape))).reshape(self.shape)
+        values, weight, transform = _computed(coefficients.detach()) * scale, weight.detach(), self.transform()
+        if weight.dtype != values.dtype or transform.is_swapped:  # the swapped one comes transposed in memory
+            return (weight + transform.inverse(values).reshape(self.shape)).to(weight.dtype)
+        return transform.inverse(values, weight.reshape(matrix_shape(self.shape))).reshape(self.shape)
 
     def scaled(self, coefficients: torch.Tensor) -> torch.Tensor:
         """Return coefficients times ``alpha`` and ``strength``, in the type the change is computed in."""

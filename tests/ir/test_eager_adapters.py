@@ -13,8 +13,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.pytorch_utils import Conv1D
 
 from cospipe.ir.coefficient_places import matrix_shape
-from cospipe.ir.eager_adapters import Adapters, adapt, merged_copy
+from cospipe.ir.eager_adapters import Adapters, adapt
 from cospipe.ir.errors import UsageError
+from cospipe.ir.merged_copy import merged_copy
 from cospipe.ir.spectral_config import SpectralConfig
 
 
