@@ -146,16 +146,6 @@ def _saved_adapter(network, config, stem):
     return stem.with_suffix(".safetensors")
 
 
-def adapted(network, file):
-    """A copy of a network with an adapter merged, in eager PyTorch; the network itself without a file."""
-    if file is None:
-        return network
-    changed = copy.deepcopy(network)
-    adapters = cospipe.load_adapter(changed, file)
-    adapters.merge()
-    return adapters.remove()
-
-
 @pytest.fixture(scope="session")
 def adaptable_board(small_network, small_inputs, tmp_path_factory):
     """The small network as three stages for a HiKey 970, with room for adapters."""

@@ -9,8 +9,7 @@ import time
 
 import numpy as np
 import pytest
-
-from cospipe.cli import main
+from command import caller
 
 MODEL = """
 from collections import OrderedDict
@@ -75,18 +74,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def inside(folder, monkeypatch, capsys):
-    """Call the command in this process, which spares an import of torch a call."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["cospipe", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        captured = capsys.readouterr()
-        return subprocess.CompletedProcess(arguments, ended.value.code, captured.out, captured.err)
-
-    monkeypatch.chdir(folder)
-    monkeypatch.syspath_prepend(str(folder))
-    return call
+    return caller(folder, monkeypatch, capsys)
 
 
 @pytest.fixture(scope="module")

