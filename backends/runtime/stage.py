@@ -44,7 +44,8 @@ class StageExecutable:
         if missing := [name for name in files.weight_names if name not in self._stored.entries]:
             raise BundleError(f"{weights.name} lacks the weights {', '.join(missing)} of {files.name}.")
         self._module = _load(library)
-        self.weights = self._prepare(overrides or {}, files.weight_arguments)
+        self._overrides = dict(overrides or {})
+        self.weights = self._prepare(self._overrides, files.weight_arguments)
         self._main = _main(files, self._module)
 
     def call(self, values: Mapping[str, Any], weights: Sequence[Any] | None = None) -> dict[str, Any]:
@@ -59,15 +60,21 @@ class StageExecutable:
     def weights_with(self, overrides: Mapping[str, Array]) -> list[Any]:
         """Return what ``main`` takes behind its inputs, with other values for some stored weights.
 
-        Only what an adapter can change is made anew; the rest is shared with :attr:`weights`. May be called while
+        Only what is made of changed values is made anew; the rest is shared with :attr:`weights`. May be called while
         another thread runs the stage.
         """
-        slots = self.files.adapter_slots
-        changing = {name for slot in slots for name in (slot.coefficients, slot.places)} | set(self.files.replaceable)
-        affected = [argument for argument in self.files.weight_arguments if changing.intersection(argument.weights)]
+        changed = {name for name in {**self._overrides, **overrides} if not self._is_loaded(name, overrides)}
+        affected = [argument for argument in self.files.weight_arguments if changed.intersection(argument.weights)]
         made = dict(zip(affected, self._prepare(overrides, affected), strict=True))
         own = zip(self.files.weight_arguments, self.weights, strict=True)
         return [made.get(argument, weight) for argument, weight in own]
+
+    def _is_loaded(self, name: str, overrides: Mapping[str, Array]) -> bool:
+        """Tell whether a weight has the value in these overrides that it was loaded with."""
+        ours, theirs = (
+            values[name] if name in values else self._stored.tensor(name) for values in (self._overrides, overrides)
+        )
+        return np.array_equal(ours, theirs)
 
     def _prepare(self, overrides: Mapping[str, Array], arguments: Sequence[WeightArgument]) -> list[Any]:
         """Return some weight arguments; made one after the other, so that few weights are in memory twice."""

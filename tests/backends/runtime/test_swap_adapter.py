@@ -3,13 +3,16 @@
 import threading
 import time
 
+import numpy as np
 import pytest
 from adapted_network import adapted
 from running import close, eager, frames_for
 
 from cospipe.backends.bundle import open_bundle
+from cospipe.backends.runtime.adapter_weights import adapter_overrides
 from cospipe.backends.runtime.runner import PipelineRunner
 from cospipe.ir.errors import AdapterError, UsageError
+from cospipe.ir.tensor_file import map_tensors
 
 
 @pytest.fixture(scope="module")
@@ -95,13 +98,17 @@ def test_older_weights_are_let_go(adaptable, adapters):
         assert [len(stage.weights) for stage in runner._stages] == [1, 1, 1]
 
 
-def test_what_the_adapter_cannot_change_is_shared(adaptable, adapters):
-    with PipelineRunner(adaptable.bundle) as runner:
-        runner.swap_adapter(adapters["conv"])
+@pytest.mark.parametrize(("loaded", "swapped"), [(None, "conv"), ("whole", "conv"), ("whole", None), ("conv", "conv")])
+def test_what_the_adapter_does_not_change_is_shared(adaptable, adapters, loaded, swapped):
+    overrides = [adapter_overrides(adaptable.bundle, adapters[name] if name else None) for name in (loaded, swapped)]
+    with PipelineRunner(adaptable.bundle, adapter=adapters[loaded] if loaded else None) as runner:
+        runner.swap_adapter(adapters[swapped] if swapped else None)
         for stage, files in zip(runner._stages, adaptable.bundle.manifest.stages, strict=True):
-            changing = {slot.coefficients for slot in files.adapter_slots} | set(files.replaceable)
+            stored = map_tensors(adaptable.bundle.file(files.weights))
+            before, after = ({**stored, **each[files.name]} for each in overrides)
+            changed = {name for name in stored if not np.array_equal(before[name], after[name])}
             for argument, old, new in zip(files.weight_arguments, stage.weights[0], stage.weights[1], strict=True):
-                assert (old is new) == (not changing.intersection(argument.weights))
+                assert (old is new) == (not changed.intersection(argument.weights))
 
 
 def test_an_adapter_that_does_not_fit_changes_nothing(adaptable, compiled, adapters, networks, tmp_path):
