@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from cospipe.console import JsonOption, out, print_json, show_progress
@@ -43,14 +44,14 @@ def info(file: FileArgument, as_json: JsonOption = False) -> None:
 
 
 def _weights_table(values: dict[str, Any]) -> Table:
-    table = Table(title=f"{values['file']}: an adapter of {values['base']}".replace("[", r"\["), header_style="bold")
+    table = Table(title=escape(f"{values['file']}: an adapter of {values['base']}"), header_style="bold")
     table.add_column("weight", overflow="fold")
     for column in ("shape", "coefficients", "norm of change"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("fingerprint of the base", no_wrap=True)
     for weight in values["weights"]:
         change, short = f"{weight['change_norm']:.4g}", weight["fingerprint"][:_SHORT_FINGERPRINT]
-        table.add_row(weight["name"], _shape(weight["shape"]), f"{weight['n']:,}", change, short)
+        table.add_row(escape(weight["name"]), _shape(weight["shape"]), f"{weight['n']:,}", change, short)
     return table
 
 
@@ -96,14 +97,13 @@ def diff(
 
 
 def _difference_table(values: dict[str, Any]) -> Table:
-    title = " and ".join(values["files"]).replace("[", r"\[")
-    table = Table(title=title, header_style="bold")
+    table = Table(title=escape(" and ".join(values["files"])), header_style="bold")
     table.add_column("weight", overflow="fold")
     for column in ("coefficients", "common places", "norms of change", "distance", "relative to A", "cosine"):
         table.add_column(column, justify="right", no_wrap=True)
     for weight in values["weights"]:
         counts = " / ".join(f"{n:,}" for n in weight["n"])
-        table.add_row(weight["name"], counts, f"{weight['common_places']:,}", *_figures(weight))
+        table.add_row(escape(weight["name"]), counts, f"{weight['common_places']:,}", *_figures(weight))
     table.add_section()
     table.add_row("all", "", "", *_figures(values["whole"]), style="bold")
     return table

@@ -239,7 +239,7 @@ def exchange_weights(bundle: Bundle | str | Path, model: Model, output: str | Pa
     bundle : Bundle, str or Path
         The compiled pipeline.
     model : nn.Module or ExportedProgram
-        The same network with other weights, fine-tuned ones for example.
+        The same network with other weights, fine-tuned ones for example. Adapters on it are merged.
     output : str or Path
         Where the new bundle goes.
 
@@ -250,6 +250,7 @@ def exchange_weights(bundle: Bundle | str | Path, model: Model, output: str | Pa
     """
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     inputs = _reference_inputs(opened)
+    model = merged_copy(model) if isinstance(model, nn.Module) else model
     pipeline = _pipeline_like(opened.manifest, model, inputs)
     weights = stage_weights(pipeline, [stage.weight_names for stage in opened.manifest.stages])
     return replace_weights(opened, weights, reference_values(pipeline, inputs, _eager(model, inputs)), output)

@@ -16,6 +16,7 @@ from cospipe.ir.annotations import LATENCY, LAYER
 from cospipe.ir.capture import capture, module_path
 from cospipe.ir.latency import CPU_KERNELS
 from cospipe.ir.layer import LayerDescriptor
+from cospipe.ir.merged_copy import merged_copy
 from cospipe.ir.soc import load_soc
 from cospipe.passes.annotate_latency import AnnotateLatency
 from cospipe.passes.annotate_layers import AnnotateLayers
@@ -66,7 +67,7 @@ def predict(
     Parameters
     ----------
     model : nn.Module or ExportedProgram
-        The model.
+        The model. Adapters on it are merged.
     example_inputs : tuple of Tensor
         One tensor for each input.
     soc : str or Path
@@ -84,7 +85,7 @@ def predict(
     chip = load_soc(soc)
     progress("Capturing the model")
     inputs = (example_inputs,) if isinstance(example_inputs, torch.Tensor) else tuple(example_inputs)
-    graph_module = capture(model, inputs)
+    graph_module = capture(merged_copy(model) if isinstance(model, nn.Module) else model, inputs)
     passes = (FoldBatchNorm(), AnnotateLayers(), AnnotateLatency(soc=str(soc)))
     manager = PassManager(passes, progress=lambda step: progress(f"Running {step}"))
     graph_module = manager(graph_module).graph_module

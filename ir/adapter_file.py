@@ -123,7 +123,8 @@ def read_adapter(path: str | Path) -> StoredAdapter:
     if not path.is_file():
         raise UsageError(f"There is no adapter file {str(path)!r}.")
     try:
-        header, tensors = read_metadata(path).get(_HEADER), map_tensors(path)
+        header, mapped = read_metadata(path).get(_HEADER), map_tensors(path)
+        tensors = {name: np.array(array) for name, array in mapped.items()}  # the file may be overwritten in place
     except BundleError as error:
         raise AdapterError(str(error)) from error
     except OSError as error:
@@ -204,16 +205,24 @@ def _misfits(what: str, array: Array | None, shape: Sequence[int], kind: str) ->
 
 
 def _number_problems(adapter: StoredAdapter) -> list[str]:
-    arrays = [(f"coefficients of {name}", array) for name, array in adapter.coefficients.items()]
-    arrays += list(adapter.trained.items())
-    problems = [f"{what}: infinite or undefined numbers" for what, array in arrays if not np.isfinite(array).all()]
-    for name, weight in adapter.header.weights.items():
+    weights = adapter.header.weights
+    arrays = [(f"coefficients of {name}", array, weights[name].alpha) for name, array in adapter.coefficients.items()]
+    arrays += [(name, array, 1.0) for name, array in adapter.trained.items()]
+    wrong = [what for what, array, scale in arrays if not _are_finite(array, scale)]
+    problems = [f"{what}: infinite or undefined numbers" for what in wrong]
+    for name, weight in weights.items():
         places = adapter.places[name]
         if places.min() < 0 or places.max() >= prod(weight.shape):
             problems.append(f"places of {name}: outside of its {prod(weight.shape)} elements")
         elif len(np.unique(places)) != len(places):
             problems.append(f"places of {name}: one is named twice")
     return problems
+
+
+def _are_finite(array: Array, scale: float) -> bool:
+    """Tell whether the numbers are finite as they are used: in FP32, times their scale."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(array.astype(np.float32) * np.float32(scale)).all())
 
 
 def _smallest(places: Array) -> Array:

@@ -21,7 +21,7 @@ from cospipe.ir.adaptable_weights import (
 from cospipe.ir.adapter_file import read_adapter, write_adapter
 from cospipe.ir.coefficient_places import choose_places, coefficient_counts
 from cospipe.ir.delta_storage import loaded_delta, misfits, new_delta, stored_adapter
-from cospipe.ir.errors import AdapterError, UsageError, several
+from cospipe.ir.errors import AdapterError, UsageError, nearest, several
 from cospipe.ir.spectral_config import SpectralConfig
 from cospipe.ir.spectral_delta import SpectralDelta
 from cospipe.ir.trained_parameters import TrainedParameters
@@ -141,12 +141,14 @@ class Adapters:
         counts = coefficient_counts(shapes, config)
         if not counts:
             raise UsageError(_nothing_to_adapt(config, list(shapes)))
+        trained = [parameter for parameter in base_parameters(self.model) if config.trains_whole(parameter)]
+        if config.also_train and not trained:
+            raise UsageError(_nothing_to_train_whole(config, list(base_parameters(self.model))))
         gradients = self._gradients(counts, calibrate) if config.selection == "gradient" else {}
         chosen = {
             weight: choose_places(weight, self._base_values(weight), n, config, gradients.get(weight))
             for weight, n in counts.items()
         }
-        trained = [parameter for parameter in base_parameters(self.model) if config.trains_whole(parameter)]
         self._trained.start(name, trained)
         deltas = {weight: new_delta(self._base(weight), *places, config.alpha) for weight, places in chosen.items()}
         self._install(name, deltas)
@@ -342,6 +344,11 @@ class Adapters:
         with torch.no_grad():
             for weight, value in values.items():
                 self._base(weight).copy_(value)
+
+
+def _nothing_to_train_whole(config: SpectralConfig, known: Sequence[str]) -> str:
+    # the last ones: it is the last layer that people replace
+    return f"No parameter matches {config.also_train!r} of also_train. {nearest(config.also_train, known[-20:])}"
 
 
 def _nothing_to_adapt(config: SpectralConfig, known: Sequence[str]) -> str:

@@ -104,7 +104,13 @@ def _layer_patterns(text: str) -> list[tuple[str, int | None]]:
 
 
 def _problems(config: SpectralConfig) -> list[str]:
-    problems = []
+    problems = [
+        f"{option}={value!r}: write patterns as one text, with | in between"
+        for option, value in (("layers", config.layers), ("also_train", config.also_train))
+        if not isinstance(value, str)
+    ]
+    if problems:
+        return problems
     if config.n < 1:
         problems.append(f"n={config.n}: at least one coefficient a weight is needed")
     if config.budget < 0:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -134,6 +135,8 @@ def _entry(entry: dict[str, Any], start_bytes: int, file_bytes: int) -> TensorEn
     expected = prod(found.shape) * np.dtype(found.dtype).itemsize
     if len(found.shape) > _MOST_DIMENSIONS:
         raise ValueError(f"a tensor has {len(found.shape)} dimensions")
+    if prod(filter(None, found.shape)) * np.dtype(found.dtype).itemsize > sys.maxsize:  # though it has no elements
+        raise ValueError(f"a tensor has the shape {found.shape}")
     if start < 0 or start_bytes + end > file_bytes or min(found.shape, default=0) < 0 or found.size_bytes != expected:
         raise ValueError(f"a tensor of {found.shape} {found.dtype} does not fit bytes {start} to {end}")
     return found

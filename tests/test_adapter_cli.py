@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 from torch import nn
 
 import cospipe
+from cospipe.ir.adapter_file import StoredAdapter, write_adapter
 from cospipe.ir.spectral_config import SpectralConfig
 
 MODEL = """
@@ -266,3 +267,16 @@ def test_help_has_examples(inside, command):
     done = inside("adapter", command, "--help")
     assert done.returncode == 0
     assert f"cospipe adapter {command}" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["a[/b]", "[red]"])
+def test_names_that_look_like_markup_are_shown_as_they_are(inside, folder, name):
+    stored = cospipe.read_adapter(folder / "c.safetensors")
+    weights = {name: stored.header.weights["0.weight"]}
+    header = stored.header.model_copy(update={"weights": weights, "base": rf"\{name}"})
+    arrays = {name: stored.coefficients["0.weight"]}, {name: stored.places["0.weight"]}
+    write_adapter(folder / "marked.safetensors", StoredAdapter(header, *arrays))
+    for arguments in (["info", "marked.safetensors"], ["diff", "marked.safetensors", "marked.safetensors"]):
+        done = inside("adapter", *arguments)
+        assert done.returncode == 0, done.stderr
+        assert name in done.stdout

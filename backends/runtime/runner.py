@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
@@ -124,6 +125,7 @@ class PipelineRunner:
         self._stopping = threading.Event()
         self._stages = self._make_stages(adapter_overrides(bundle, adapter))
         self._generation = 0
+        self._met_generation = -1
         self._accepting = threading.Lock()
         self._swapping = threading.Lock()
         self._accepted = 0
@@ -223,6 +225,7 @@ class PipelineRunner:
             inputs = self._inputs(frame)
             with self._accepting:
                 job = _Job(run, inputs, self._generation)
+                self._met_generation = self._generation
                 self._accepted += 1
             self._queues[0].put(job)
             job.accepted_s = perf_counter()  # waiting for the pipeline to accept a frame is not part of its latency
@@ -238,7 +241,8 @@ class PipelineRunner:
 
         The new weights are made first, beside the running stages; then every frame that is accepted from now on meets
         them in all stages, and every earlier frame the old ones. No frame is dropped or waits, and nothing is compiled.
-        While both are in use the changed weights are in memory twice.
+        The weights the stages were loaded with stay in memory, and the changed ones are there once more; twice more
+        while frames of two adapters are inside. Weights that no frame has met go at once.
 
         Parameters
         ----------
@@ -265,6 +269,8 @@ class PipelineRunner:
             with self._accepting:
                 for stage, weights in zip(self._stages, made, strict=True):
                     stage.weights[self._generation + 1] = weights
+                    if self._generation > self._met_generation:
+                        stage.weights.pop(self._generation, None)
                 self._generation += 1
                 return self._accepted
 
@@ -328,7 +334,8 @@ class PipelineRunner:
 def _step(stage: _Stage, executable: StageExecutable, job: _Job) -> _Job | StageError:
     started = perf_counter()
     try:
-        for older in [generation for generation in stage.weights if generation < job.generation]:
+        # a list, because a swap in another thread may add weights meanwhile
+        for older in [generation for generation in list(stage.weights) if generation < job.generation]:
             del stage.weights[older]
         outputs = executable.call(job.values, stage.weights[job.generation])
     except Exception as error:
@@ -347,13 +354,15 @@ def _weights_with(stage: _Stage, overrides: dict[str, Overrides]) -> list[Any]:
 
 def _in_thread_of_one_core(work: Callable[[], _Result]) -> _Result:
     """Run TVM code where its pool neither pins the caller's thread nor takes the cores of the stages."""
+    return _thread_of_one_core().submit(work).result()
 
-    def configured() -> _Result:
-        configure_thread_pool(available_cpus(), 1)
-        return work()
 
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="adapter") as thread:
-        return thread.submit(configured).result()
+@cache
+def _thread_of_one_core() -> ThreadPoolExecutor:
+    """Return the one thread of this process that makes weights: TVM keeps the pool of a thread that has ended."""
+    return ThreadPoolExecutor(
+        max_workers=1, thread_name_prefix="adapter", initializer=configure_thread_pool, initargs=(available_cpus(), 1)
+    )
 
 
 def _needed_after(manifest: Manifest, position: int) -> frozenset[str]:

@@ -246,9 +246,9 @@ def _adapter_slots(stage: fx.GraphModule) -> Iterator[AdapterSlot]:
 def _replaceable(
     parameters: Mapping[str, torch.Tensor], stored: Sequence[str], originals: Mapping[str, torch.Tensor]
 ) -> Iterator[str]:
-    """Yield the stored weights that no pass has changed: their memory is still the model's own."""
+    """Yield the stored weights that no pass has changed."""
     for name in stored:
-        if name in originals and parameters[name].data_ptr() == originals[name].data_ptr():
+        if name in originals and torch.equal(parameters[name], originals[name]):
             yield name
 
 

@@ -240,3 +240,33 @@ def test_fingerprints_follow_values_and_shape_not_precision():
     assert fingerprint(weight.reshape(6, 4)) != found
     assert fingerprint(np.nextafter(weight, np.float16(9))) != found
     assert fingerprint(np.zeros((1, 2), np.float32)) == "69f2b1dfe80bb8f9142d00c5e5ecb131"  # for ever
+
+
+@pytest.mark.parametrize("shape", [[0, 2**70], [0, 2**62, 2**62]])
+def test_no_elements_in_an_impossible_shape_are_refused(tmp_path, shape):
+    entry = {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}
+    text = json.dumps({"__metadata__": {"cospipe.adapter": "{}"}, "trained.a": entry}).encode()
+    (tmp_path / "a.safetensors").write_bytes(len(text).to_bytes(8, "little") + text)
+    assert "has the shape (0, " in problem(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize(("name", "alpha"), [("coefficients.a.weight", 1.0), ("head", 1.0), ("", 1e39), ("", 1e38)])
+def test_numbers_too_large_for_single_precision_are_refused(tmp_path, name, alpha):
+    tensors = {
+        "coefficients.a.weight": {"coefficients.a.weight": np.array([1, 1e300, 1])},
+        "head": {"trained.head": np.full((2, 2), 1e39)},
+        "": {"coefficients.a.weight": np.full(3, 10, np.float32)},
+    }
+    path = altered(
+        tmp_path / "a.safetensors", tensors[name], lambda header: header["weights"]["a.weight"].update(alpha=alpha)
+    )
+    assert "infinite or undefined numbers" in problem(path)
+
+
+def test_what_was_read_stays_when_the_file_is_overwritten_in_place(tmp_path):
+    path = tmp_path / "a.safetensors"
+    write_adapter(path, example())
+    read = read_adapter(path)
+    path.write_bytes(b"")
+    assert np.array_equal(read.coefficients["a.weight"], example().coefficients["a.weight"])
+    assert np.array_equal(read.trained["head"], example().trained["head"])

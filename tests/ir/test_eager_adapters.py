@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from cospipe.ir.coefficient_places import matrix_shape
 from cospipe.ir.eager_adapters import Adapters, adapt
-from cospipe.ir.errors import UsageError
+from cospipe.ir.errors import AdapterError, UsageError
 from cospipe.ir.merged_copy import merged_copy
 from cospipe.ir.spectral_config import SpectralConfig
 
@@ -381,3 +381,26 @@ def test_the_shapes_of_llama_3_1_8b_on_the_meta_device():
     adapters = adapt(model, SpectralConfig(n=700, layers="*.q_proj|*.v_proj"))
     assert sum(parameter.numel() for parameter in adapters.trainable_parameters()) == 44_800
     assert model[0]["q_proj"](torch.empty(2, 4096, device="meta")).shape == (2, 4096)
+
+
+def test_a_mistyped_head_is_refused_and_nothing_is_changed():
+    model, _ = model_of("Norm between")
+    before = [(name, parameter.requires_grad) for name, parameter in model.named_parameters()]
+    with pytest.raises(UsageError, match=r"No parameter matches '2\.weigth' of also_train\. Did you mean 2\.weight"):
+        adapt(model, SpectralConfig(n=5, also_train="2.weigth"))
+    assert [(name, parameter.requires_grad) for name, parameter in model.named_parameters()] == before
+
+
+def test_a_merged_copy_keeps_tied_weights_tied_and_refuses_numbers_that_are_not_finite():
+    model, inputs = model_of("Tied")
+    adapters = adapt(model, OPTIONS)
+    (delta,) = adapters.deltas().values()
+    with torch.no_grad():
+        delta.coefficients.fill_(0.3)
+    merged = merged_copy(model)
+    assert len(list(merged.parameters())) == len(list(model_of("Tied")[0].parameters()))
+    torch.testing.assert_close(merged(*inputs), model(*inputs))
+    with torch.no_grad():
+        delta.coefficients[0] = float("nan")
+    with pytest.raises(AdapterError, match="infinite or undefined numbers in weight of"):
+        merged_copy(model)

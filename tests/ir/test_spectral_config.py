@@ -67,3 +67,8 @@ def test_a_budget_and_numbers_for_patterns_exclude_each_other():
 def test_negative_alpha_and_extreme_shares_are_fine():
     assert SpectralConfig(alpha=-2.0, delta=0.0).alpha == -2.0
     assert SpectralConfig(delta=1.0, seed=2**32 - 1).seed == 2**32 - 1
+
+
+def test_patterns_in_a_list_are_refused():
+    with pytest.raises(UsageError, match=r"layers=\['query'\]: write patterns as one text, with \| in between"):
+        SpectralConfig(layers=["query"])

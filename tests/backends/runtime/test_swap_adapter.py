@@ -1,7 +1,10 @@
 """A pipeline with adapters: folded when it is loaded, exchanged while it runs, no frame lost or mixed."""
 
+import sys
 import threading
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +13,7 @@ from running import close, eager, frames_for
 
 from cospipe.backends.bundle import open_bundle
 from cospipe.backends.runtime.adapter_weights import adapter_overrides
-from cospipe.backends.runtime.runner import PipelineRunner
+from cospipe.backends.runtime.runner import PipelineRunner, _Job, _step
 from cospipe.ir.errors import AdapterError, UsageError
 from cospipe.ir.tensor_file import map_tensors
 
@@ -107,7 +110,9 @@ def test_what_the_adapter_does_not_change_is_shared(adaptable, adapters, loaded,
             stored = map_tensors(adaptable.bundle.file(files.weights))
             before, after = ({**stored, **each[files.name]} for each in overrides)
             changed = {name for name in stored if not np.array_equal(before[name], after[name])}
-            for argument, old, new in zip(files.weight_arguments, stage.weights[0], stage.weights[1], strict=True):
+            for argument, old, new in zip(
+                files.weight_arguments, stage.executable.weights, stage.weights[1], strict=True
+            ):
                 assert (old is new) == (not changed.intersection(argument.weights))
 
 
@@ -142,3 +147,44 @@ def test_swapping_does_not_pin_the_callers_thread(adaptable, adapters):
     with PipelineRunner(adaptable.bundle) as runner:
         runner.swap_adapter(adapters["conv"])
     assert os.sched_getaffinity(0) == before
+
+
+def test_swaps_without_a_frame_keep_no_weights_and_no_threads(adaptable, adapters):
+    with PipelineRunner(adaptable.bundle) as runner:
+        runner.swap_adapter(adapters["conv"])
+        threads = _threads()
+        for name in ("whole", "conv", "whole"):
+            runner.swap_adapter(adapters[name])
+            assert [len(stage.weights) for stage in runner._stages] == [1, 1, 1]
+        assert _threads() == threads
+
+
+def _threads():
+    """How many threads this process has, TVM's own as well."""
+    return len(list(Path("/proc/self/task").iterdir()))
+
+
+def test_weights_may_come_while_a_stage_lets_others_go():
+    stage = SimpleNamespace(
+        name="a", weights={0: []}, times=SimpleNamespace(busy_us=[]), kept=frozenset(), generation=0
+    )
+    executable, is_over = SimpleNamespace(call=lambda values, weights: {}), threading.Event()
+
+    def swap():
+        while not is_over.is_set():
+            if len(stage.weights) < 50:
+                stage.weights[stage.generation + 1] = []
+                stage.generation += 1
+
+    interval, swapping = sys.getswitchinterval(), threading.Thread(target=swap)
+    sys.setswitchinterval(1e-6)
+    swapping.start()
+    try:
+        end = time.monotonic() + 0.5
+        while time.monotonic() < end:
+            job = _Job(1, {}, stage.generation)
+            assert _step(stage, executable, job) is job
+    finally:
+        is_over.set()
+        swapping.join()
+        sys.setswitchinterval(interval)

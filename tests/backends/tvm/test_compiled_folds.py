@@ -117,3 +117,34 @@ def test_a_bundle_with_room_takes_another_base_and_then_only_its_adapters(traine
     cospipe.PipelineRunner(bundle, adapter=tmp_path / "adapter.safetensors")
     with pytest.raises(cospipe.CospipeError, match="it is another base"):
         cospipe.PipelineRunner(exchanged, adapter=tmp_path / "adapter.safetensors")
+
+
+def test_what_is_trained_whole_needs_no_room_and_can_still_be_replaced(tmp_path):
+    torch.manual_seed(3)
+    network, example = copy.deepcopy(NETWORKS["linear"][0]).eval(), NETWORKS["linear"][1]
+    adapters = cospipe.adapt(copy.deepcopy(network), cospipe.SpectralConfig(n=20, also_train="2"))
+    with torch.no_grad():
+        for parameter in adapters.trainable_parameters():
+            parameter.normal_()
+        expected = adapters.model(example).numpy()
+    adapters.save(tmp_path / "adapter.safetensors")
+    room = "insert-adapters{n=20,also_train=2},merge-adapters{at=load}"
+    bundle = cospipe.optimize(network, (example,), output=tmp_path / "room", passes=room).bundle
+    assert [slot.weight for stage in bundle.manifest.stages for slot in stage.adapter_slots] == ["0.weight"]
+    with cospipe.PipelineRunner(bundle, adapter=tmp_path / "adapter.safetensors") as runner:
+        (result,) = runner.run([{bundle.manifest.inputs[0].name: example.numpy()}])
+    (found,) = result.values()
+    assert relative_error(found, expected) < 1e-5
+
+
+def test_weights_of_an_adapted_model_can_be_exchanged_and_it_is_predicted_as_its_base(trained, tmp_path):
+    base = copy.deepcopy(NETWORKS["winograd"][0]).eval()
+    bundle = cospipe.optimize(base, (IMAGE,), output=tmp_path / "base").bundle
+    exchanged = cospipe.exchange_weights(bundle, trained.model, tmp_path / "exchanged")
+    cospipe.verify_bundle(exchanged).raise_if_failed()
+    with cospipe.PipelineRunner(exchanged) as runner, torch.no_grad():
+        (result,) = runner.run([{bundle.manifest.inputs[0].name: IMAGE.numpy()}])
+        (found,) = result.values()
+        assert relative_error(found, trained.model(IMAGE).numpy()) < 1e-5
+    predictions = [cospipe.predict(model, (IMAGE,), soc="rk3588") for model in (base, trained.model)]
+    assert predictions[0].total_us() == predictions[1].total_us()
