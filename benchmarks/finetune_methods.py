@@ -24,11 +24,10 @@ _SPECTRAL_START = 1e-2
 
 @dataclass(frozen=True)
 class Search:
-    """How much is tried: learning rates of an arm at most, seeds, and whether each selection has its own rate."""
+    """How much is tried: learning rates of an arm at most, and seeds."""
 
     most_rates: int = 6
     seeds: int = 3
-    tunes_each_selection: bool = True
 
 
 class MethodRunner:
@@ -49,7 +48,6 @@ class MethodRunner:
     def __init__(self, task: Task, training: Training, search: Search, progress: Callable[[str], None]) -> None:
         self._task, self._training, self._search, self._progress = task, training, search, progress
         self._tuned = cache(self._tune)
-        self._candidates = cache(self._candidate)
         self._results = cache(self._result)
 
     def accuracy_fields(self, method: str) -> dict[str, Value]:
@@ -64,9 +62,9 @@ class MethodRunner:
 
     def _result(self, method: str) -> dict[str, Value]:
         if method == "sdctft":
-            best = max(SPECTRAL, key=lambda selection: self._candidates(selection)[0].score)
+            best = max(SPECTRAL, key=lambda selection: self._tuned(selection)[0].score)
             return {**self._results(best), "selection": best.partition("-")[2]}
-        run, is_inside = self._candidates(method)
+        run, is_inside = self._tuned(method)
         runs = [run, *(self._trained(method, run.learning_rate, seed) for seed in range(1, self._search.seeds))]
         accuracies = [self._test(method, number, trained) for number, trained in enumerate(runs)]
         return {
@@ -84,13 +82,6 @@ class MethodRunner:
     def head_learning_rate(self) -> float:
         """Return the learning rate of every arm's classifier."""
         return self._tuned("head")[0].learning_rate
-
-    def _candidate(self, method: str) -> tuple[Run, bool]:
-        """Return a method's best run of the first seed, and whether its learning rate lies inside the grid."""
-        if self._search.tunes_each_selection or method not in SPECTRAL[1:]:
-            return self._tuned(method)
-        best, is_inside = self._tuned(SPECTRAL[0])
-        return self._trained(method, best.learning_rate, 0), is_inside
 
     def _tune(self, method: str) -> tuple[Run, bool]:
         start = _STARTS.get(method, _SPECTRAL_START)

@@ -112,7 +112,7 @@ def main(
                 validation_examples or (300 if quick else 500),
                 test_examples or (1000 if quick else 0),
             ),
-            Search(max_rates or (4 if quick else 6), seeds, tunes_each_selection=not quick),
+            Search(max_rates or (4 if quick else 6), seeds),
             threads,
             rounds,
             trains=not timing_only,
