@@ -49,6 +49,9 @@ def main() -> None:
     assert prepared == [delta.transform() for delta in adapters.deltas().values()], "transforms are prepared each step"
     if rank == 0:
         adapters.save(sys.argv[1])
+    # a process that leaves while another one still works, or still holds the group, may end both with an abort
+    torch.distributed.barrier()
+    del parallel
     torch.distributed.destroy_process_group()
 
 
