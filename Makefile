@@ -10,7 +10,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST_OPTIONS ?= -n auto
 BENCHMARKS := partition first_light cpu_latency kernel_efficiency winograd_accuracy spectral_delta adapter_fold inner_loops \
-	aarch64_instructions
+	aarch64_instructions simulator
 
 .PHONY: demo test lint bench clean
 

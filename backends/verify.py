@@ -10,8 +10,8 @@ from typing import Any
 
 from cospipe.backends.bundle import Bundle
 from cospipe.backends.runtime.adapter_weights import Overrides, adapter_overrides
+from cospipe.backends.runtime.checks import check_runs_here
 from cospipe.backends.runtime.compare import relative_error
-from cospipe.backends.runtime.runner import check_runs_here
 from cospipe.backends.runtime.stage import StageExecutable, as_tensor, to_numpy
 from cospipe.ir.adapter_file import StoredAdapter
 from cospipe.ir.errors import StageError, UsageError, VerificationError, first_line, several
@@ -19,7 +19,7 @@ from cospipe.ir.manifest import StageFiles
 from cospipe.ir.tensor_file import Array
 
 StageCall = Callable[[StageFiles, Mapping[str, Array]], dict[str, Array]]
-"""Runs one stage on arrays by value name."""
+"""Runs one build of a stage on arrays by value name."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,8 @@ def verify_bundle(
 ) -> Verification:
     """Compare each stage, given the reference inputs, and the whole, stage after stage, with eager PyTorch.
 
+    Of a stage that was compiled for several kinds of cores every build is compared, and the first is part of the whole.
+
     Parameters
     ----------
     bundle : Bundle
@@ -112,10 +114,13 @@ def verify_bundle(
     flowing = {spec.name: reference[spec.name] for spec in bundle.manifest.inputs}
     for stage in bundle.manifest.stages:
         progress(f"Checking {stage.name} {how}")
-        alone = call(stage, reference)
+        alone = call(stage.builds[0], reference)
         checks += [_check(stage.name, name, array, reference, tolerance) for name, array in alone.items()]
+        for build in stage.builds[1:]:
+            part, results = f"{stage.name} for {build.threads} {build.core_type}", call(build, reference)
+            checks += [_check(part, name, array, reference, tolerance) for name, array in results.items()]
         is_first = all(spec.name in {i.name for i in bundle.manifest.inputs} for spec in stage.inputs)
-        flowing |= alone if is_first else call(stage, flowing)
+        flowing |= alone if is_first else call(stage.builds[0], flowing)
     checks += [_check("whole", s.name, flowing[s.name], reference, tolerance) for s in bundle.manifest.outputs]
     return Verification(how, tuple(checks))
 
@@ -129,12 +134,12 @@ def _native(bundle: Bundle, overrides: Mapping[str, Overrides]) -> StageCall:
     executables: dict[str, StageExecutable] = {}
 
     def call(stage: StageFiles, values: Mapping[str, Array]) -> dict[str, Array]:
-        if stage.name not in executables:
+        if stage.library not in executables:
             files = bundle.file(stage.library), bundle.file(stage.weights)
-            executables[stage.name] = StageExecutable(stage, *files, overrides[stage.name])
+            executables[stage.library] = StageExecutable(stage, *files, overrides[stage.name])
         tensors = {spec.name: as_tensor(values[spec.name]) for spec in stage.inputs}
         try:
-            results = executables[stage.name].call(tensors)
+            results = executables[stage.library].call(tensors)
         except Exception as error:
             raise StageError(stage.name, f"{stage.name} failed: {first_line(error)}.") from error
         return to_numpy(results, [spec.name for spec in stage.outputs])

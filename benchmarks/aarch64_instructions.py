@@ -24,13 +24,13 @@ import typer
 from command_line import repeat_option_names
 from emulated_inference import RUNTIMES, Setting, infer, one_core
 from environment import JsonFile, Row, print_rows, write_rows
-from instruction_counter import Report, build_plugin
 from instruction_profile import profile_rows
 from instruction_summary import print_report, summarise
 from models import Network, load_network, model_specs
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from cospipe.backends.emulator.instruction_counter import Report, build_plugin
 from cospipe.backends.emulator.qemu import find_emulator
 from cospipe.ir.errors import CospipeError, UsageError, nearest, several
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import tvm
-from pinned_thread import run_on_cores
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
+from cospipe.backends.profiling.pinned_thread import run_on_cores
 from cospipe.backends.tvm.target import core_target, kernel_core
 from cospipe.backends.tvm.tiling import FP32_BYTES, Core
 from cospipe.ir.soc import Cluster

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch
 from emulated_ncnn import find_ncnn
-from instruction_counter import Report, plugin_options, read_report
 from models import Network
 from ncnn_network import convert, read_outputs, write_inputs
 from torch.utils._pytree import tree_leaves
 
 import cospipe
+from cospipe.backends.emulator.instruction_counter import Report, plugin_options, read_report
 from cospipe.backends.emulator.qemu import Emulator
 from cospipe.backends.runtime.compare import relative_error
 from cospipe.ir.errors import EmulatorError, UsageError, nearest

@@ -30,14 +30,14 @@ from typing import Annotated, NamedTuple
 
 import torch
 import typer
-from assembly_loops import Loop, hot_loops, innermost_loops
 from command_line import repeat_option_names
 from environment import JsonFile, Value, print_rows, write_rows
-from llvm_mca import LlvmTools, find_llvm_tools
 from rich.console import Console
 from rich.progress import Progress
 from torch import nn
 
+from cospipe.backends.emulator.assembly_loops import Loop, hot_loops, innermost_loops
+from cospipe.backends.emulator.llvm_mca import LlvmTools, find_llvm_tools
 from cospipe.backends.tvm.lower import lower_stage
 from cospipe.backends.tvm.target import core_target, kernel_core
 from cospipe.ir.capture import capture

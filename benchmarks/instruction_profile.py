@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections import defaultdict
 from functools import cache
 from pathlib import Path
 
-from elf_functions import ElfFunctions
 from environment import Row
-from instruction_counter import Counts, Report
+
+from cospipe.backends.emulator.elf_functions import ElfFunctions
+from cospipe.backends.emulator.instruction_counter import Counts, Report
 
 
 def profile_rows(report: Report, functions: int) -> list[Row]:
@@ -49,13 +49,9 @@ def _row(name: str, counts: Counts, all_instructions: int) -> Row:
 
 def counts_by_function(report: Report) -> dict[str, Counts]:
     """Return what each function executed; code outside any file counts as ``no file``."""
-    mappings = sorted(report.mappings, key=lambda mapping: mapping.start)
-    starts = [mapping.start for mapping in mappings]
     functions = cache(lambda file: ElfFunctions(Path(file)))
     counts: dict[str, Counts] = defaultdict(Counts)
-    for block in report.blocks:
-        mapping = mappings[bisect_right(starts, block.address) - 1]
-        inside = mapping.start <= block.address < mapping.end and Path(mapping.file).is_file()
-        offset_bytes = block.address - mapping.start + mapping.offset_bytes
-        counts[functions(mapping.file).at(offset_bytes) if inside else "no file"] += block.counts
+    for file, offset_bytes, block in report.located():
+        name = functions(file).at(offset_bytes) if Path(file).is_file() else "no file"
+        counts[name] += block.counts
     return counts

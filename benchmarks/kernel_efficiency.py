@@ -43,7 +43,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from cospipe.ir.errors import CospipeError, UsageError
-from cospipe.ir.latency import CPU_EFFICIENCY
+from cospipe.ir.kernel_libraries import CPU_EFFICIENCY
 from cospipe.ir.soc import Soc, load_soc
 
 NETWORKS = (*FIVE, "vit_b_16")
@@ -119,7 +119,7 @@ def _measure_all(
 
 def _timed(network: Network, host: Soc, threads: int, duration: Duration) -> Timing:
     with tempfile.TemporaryDirectory(prefix="kernel_efficiency-") as folder:
-        return time_kernels(network, host.clusters[0], host.architecture, threads, duration, Path(folder))
+        return time_kernels(network, host, threads, duration, Path(folder))
 
 
 def _summary(limits: Sequence[CoreLimits], rows: Sequence[dict[str, Value]]) -> dict[str, Value]:

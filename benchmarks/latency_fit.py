@@ -13,7 +13,8 @@ from core_limits import CoreLimits
 from efficiency_summary import number, whole_number
 from environment import Row, Value
 
-from cospipe.ir.latency import AnalyticLatencyModel, KernelEfficiency
+from cospipe.ir.analytic_latency import AnalyticLatencyModel
+from cospipe.ir.kernel_libraries import KernelEfficiency
 from cospipe.ir.layer import LayerDescriptor, LayerKind
 from cospipe.ir.plan import CoreConfiguration
 from cospipe.ir.soc import Soc

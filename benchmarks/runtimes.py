@@ -105,7 +105,7 @@ def _cospipe(request: Request) -> Session:
 
     bundle = open_bundle(request.folder / "cospipe")
     manifest, files = bundle.manifest, bundle.manifest.stages[0]
-    cpus = request.cpu_ids[: manifest.plan.stages[0].configuration.cores]
+    cpus = request.cpu_ids[: manifest.stages[0].threads]
     configure_thread_pool(cpus, len(cpus))
     executable = StageExecutable(files, bundle.file(files.library), bundle.file(files.weights))
     names = [spec.name for spec in manifest.inputs]

@@ -13,9 +13,13 @@ import typer
 
 from cospipe import __version__
 from cospipe.adapter_cli import adapter_app
-from cospipe.console import JsonOption, err, out, parse_shapes, print_json, show_progress, tell, three_numbers
+from cospipe.console import JsonOption, err, out, print_json, show_progress, tell, three_numbers
+from cospipe.explore_cli import explore
 from cospipe.finetune_cli import finetune
 from cospipe.ir.errors import CospipeError, UsageError
+from cospipe.optimize_cli import as_module, optimize, predict
+from cospipe.options import AdapterOption, BundleArgument
+from cospipe.profile_cli import fit, profile
 
 app = typer.Typer(
     name="cospipe",
@@ -26,20 +30,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-ModelArgument = Annotated[
-    str, typer.Argument(metavar="MODEL", help="package.module:factory, or a .pt2 file", show_default=False)
-]
-BundleArgument = Annotated[
-    Path, typer.Argument(metavar="BUNDLE", help="a bundle directory or .zip file", show_default=False)
-]
-SocOption = Annotated[str, typer.Option("--soc", metavar="NAME|FILE.toml", help="the chip; see `cospipe socs`")]
-ShapeOption = Annotated[
-    list[str] | None,
-    typer.Option("--input-shape", metavar="1,3,224,224", help="shape of an input; once for each input"),
-]
-AdapterOption = Annotated[
-    Path | None, typer.Option("--adapter", metavar="FILE", help="an adapter to fold into the weights at load time")
-]
+
+app.command()(optimize)
+app.command()(predict)
+app.command()(explore)
 
 
 def main() -> None:
@@ -72,89 +66,6 @@ def _version(show: Annotated[bool, typer.Option("--version", help="print the ver
 
 
 @app.command()
-def optimize(
-    model: ModelArgument,
-    soc: SocOption = "host",
-    objective: Annotated[str, typer.Option(help="throughput or latency")] = "throughput",
-    input_shape: ShapeOption = None,
-    target: Annotated[str, typer.Option(help="auto (the SoC), host or aarch64")] = "auto",
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="directory or .zip to write; build/MODEL by default")
-    ] = None,
-    cores: Annotated[str, typer.Option(metavar="big:4+little:2", help="cores the plan may use")] = "",
-    max_stages: Annotated[int, typer.Option(help="most stages; 0 for no limit")] = 0,
-    passes: Annotated[str, typer.Option(help="further passes to run first, in text form")] = "",
-    adapter: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="an adapter to fold into the weights before compiling")
-    ] = None,
-    winograd: Annotated[
-        bool, typer.Option("--winograd/--no-winograd", help="allow Winograd's method for 3x3 convolutions")
-    ] = True,
-    as_json: JsonOption = False,
-) -> None:
-    """Compile a model into a pipeline and write it as a bundle.
-
-    Examples
-    --------
-        cospipe optimize torchvision.models:squeezenet1_1 --soc hikey970 -o build/squeezenet
-
-        cospipe optimize mymodels.nets:make_net --soc myboard.toml --input-shape 1,3,96,96 -o net.zip
-
-        cospipe optimize net.pt2 --soc rk3588 --objective latency --cores big:4+little:2
-
-        cospipe optimize mymodels.nets:make_net --adapter pets.safetensors -o build/pets
-
-        cospipe optimize mymodels.nets:make_net --passes 'insert-adapters{n=1000},merge-adapters{at=load}' -o build/room
-    """
-    shapes = parse_shapes(input_shape)
-    output = output or Path("build") / Path(model.rpartition(":")[2]).stem
-    with show_progress() as progress:
-        progress("Loading the compiler")
-        from cospipe.front_door import optimize as run_optimize
-        from cospipe.ir.capture import load_model
-        from cospipe.ir.eager_adapters import load_adapter
-
-        network, inputs = load_model(model, shapes)
-        if adapter is not None:
-            load_adapter(_as_module(network, model), adapter)
-        result = run_optimize(
-            network,
-            inputs,
-            soc=soc,
-            objective=objective,
-            output=output,
-            target=target,
-            passes=passes,
-            cores=cores,
-            max_stages=max_stages,
-            winograd=winograd,
-            name=model,
-            progress=progress,
-        )
-    if as_json:
-        sizes = {"bundle": str(output), "bundle_bytes": result.bundle.total_bytes}
-        return print_json({**sizes, **generic_values(result.bundle.manifest), **plan_values(result.plan)})
-    from cospipe.pictures import generic_text, plan_picture, size
-
-    out.print(plan_picture(result.plan, out.width))
-    if slow := generic_text(result.bundle.manifest):
-        out.print(slow, style="yellow", end="", markup=False, highlight=False)
-    out.print(f"[bold]{output}[/bold]: {size(result.bundle.total_bytes)} for {result.bundle.manifest.architecture}")
-
-
-def plan_values(plan: Any) -> dict[str, Any]:
-    """Return a plan and the figures that follow from it, ready for JSON."""
-    derived = {key: round(getattr(plan, key), 3) for key in ("period_us", "latency_us", "frames_per_second")}
-    return {**derived, "plan": plan.model_dump(mode="json")}
-
-
-def generic_values(manifest: Any) -> dict[str, Any]:
-    """Return the nodes without a kernel of their own and their share of the predicted time, ready for JSON."""
-    nodes = [node.model_dump(mode="json") for node in manifest.generic_nodes]
-    return {"generic_nodes": nodes, "generic_share": round(manifest.generic_share, 4)}
-
-
-@app.command()
 def run(
     bundle: BundleArgument,
     frames: Annotated[int, typer.Option(help="number of synthetic frames, when no input is given")] = 50,
@@ -162,6 +73,7 @@ def run(
         list[Path] | None, typer.Option("--input", "-i", help=".npz, .npy or image; a frame each, repeatable")
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help=".npz for the results of all frames")] = None,
+    trace: Annotated[Path | None, typer.Option(help="file for a trace that Perfetto and Chrome show")] = None,
     queue_depth: Annotated[int, typer.Option(help="frames that may wait before each stage")] = 1,
     adapter: AdapterOption = None,
     mean: Annotated[str, typer.Option(help="channel means for images, 0 to 1")] = "0.485,0.456,0.406",
@@ -178,15 +90,19 @@ def run(
 
         cospipe run build/squeezenet --json
 
+        cospipe run build/squeezenet --trace run.json
+
         cospipe run build/pets --adapter cats.safetensors -i cat.jpg
     """
     from cospipe.backends.bundle import open_bundle
     from cospipe.backends.runtime.frames import ImageOptions, read_frames, synthetic_frames
     from cospipe.backends.runtime.results import ResultWriter, check_results_file
     from cospipe.backends.runtime.runner import PipelineRunner
+    from cospipe.backends.runtime.trace import check_trace_file, write_trace
 
     opened = open_bundle(bundle)
     check_results_file(output)
+    check_trace_file(trace)
     options = ImageOptions(three_numbers("--mean", mean), three_numbers("--std", std))
     wanted = read_frames(opened.manifest, input_files, options) if input_files else None
     total = len(wanted) if wanted else frames
@@ -195,6 +111,8 @@ def run(
         for result in _counted(runner.run(source), total):
             writer.add(result)
     named = {"bundle": str(bundle), "model": opened.manifest.model, "adapter": str(adapter) if adapter else None}
+    if trace is not None:
+        write_trace(trace, runner.statistics, {**named, "soc": opened.manifest.plan.soc})
     statistics = {**named, **runner.statistics.summary()}
     if as_json:
         return print_json(statistics)
@@ -258,47 +176,7 @@ def _adapter_reference(bundle: Any, model: str, adapter: Path, progress: Callabl
 
     network, _ = load_model(model, [spec.shape for spec in bundle.manifest.inputs])
     progress("Running the adapted model in eager PyTorch")
-    return adapter_reference(bundle, _as_module(network, model), adapter)
-
-
-def _as_module(network: Any, model: str) -> Any:
-    from torch import nn
-
-    if isinstance(network, nn.Module):
-        return network
-    raise UsageError(f"{model} is an exported program; adapters need the factory of the module it came from.")
-
-
-@app.command()
-def predict(
-    model: ModelArgument,
-    soc: SocOption = "host",
-    input_shape: ShapeOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Predict the time of every layer on every core configuration of a chip.
-
-    Examples
-    --------
-        cospipe predict torchvision.models:googlenet --soc rk3588
-
-        cospipe predict torchvision.models:googlenet --soc sd855 --json > googlenet.json
-    """
-    shapes = parse_shapes(input_shape)
-    with show_progress() as progress:
-        progress("Loading the compiler")
-        from cospipe.ir.capture import load_model
-        from cospipe.prediction import predict as run_predict
-
-        prediction = run_predict(*load_model(model, shapes), soc=soc, progress=progress)
-    rows = [layer.row() for layer in prediction.layers]
-    totals = {configuration: round(time_us, 3) for configuration, time_us in prediction.total_us().items()}
-    if as_json:
-        values = {"model": model, "soc": prediction.soc, "source": prediction.source, "unit": "microseconds"}
-        return print_json({**values, "total_us": totals, "layers": rows})
-    from cospipe.pictures import prediction_table
-
-    out.print(prediction_table(rows, totals, f"{model} on {prediction.soc} ({prediction.source})"))
+    return adapter_reference(bundle, as_module(network, model), adapter)
 
 
 @app.command()
@@ -349,6 +227,8 @@ def demo(
 
 
 app.command()(finetune)
+app.command()(profile)
+app.command()(fit)
 app.add_typer(adapter_app, name="adapter")
 
 

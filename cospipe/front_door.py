@@ -19,12 +19,14 @@ from cospipe.backends.runtime.frame import Frame
 from cospipe.backends.runtime.frames import synthetic_frames
 from cospipe.backends.runtime.runner import PipelineRunner
 from cospipe.backends.tvm.importer import check_supported
-from cospipe.backends.tvm.pack import PackRequest, pack, reference_values, stage_weights
+from cospipe.backends.tvm.pack import pack, reference_values, stage_weights
+from cospipe.backends.tvm.pack_request import PackRequest
 from cospipe.backends.tvm.target import check_can_bundle
 from cospipe.ir.annotations import plan_of
 from cospipe.ir.capture import capture
 from cospipe.ir.eager_adapters import load_adapter
 from cospipe.ir.errors import UsageError, nearest
+from cospipe.ir.exploration import Limits
 from cospipe.ir.manifest import Manifest
 from cospipe.ir.merged_copy import merged_copy
 from cospipe.ir.plan import OBJECTIVES, PipelinePlan
@@ -101,6 +103,10 @@ def optimize(
     passes: str = "",
     cores: str = "",
     max_stages: int = 0,
+    plans: str = "all",
+    limits: Limits | None = None,
+    source: str = "analytic",
+    profile: str | Path = "",
     winograd: bool = True,
     name: str | None = None,
     progress: Progress = log.info,
@@ -116,7 +122,7 @@ def optimize(
     soc : str or Path
         Name of an SoC (see ``cospipe socs``), ``"host"``, or a TOML file.
     objective : str
-        ``"throughput"`` or ``"latency"``.
+        ``"throughput"``, ``"latency"`` or ``"energy"``.
     output : str or Path
         Directory of the bundle, or a file name ending in ``.zip``; an earlier bundle there is replaced.
     target : str
@@ -129,6 +135,15 @@ def optimize(
         Cores the plan may use, ``"big:4+little:2"``; empty for the whole chip.
     max_stages : int
         Most stages the plan may have; 0 for no limit but the cores.
+    plans : str
+        ``"all"`` kinds of plans that can run (pipelines, copies of stages or of the network, kernels over several
+        clusters, and mixtures), or ``"pipeline"``: each stage once, on one cluster.
+    limits : Limits, optional
+        Longest latency, most power and memory of the plan.
+    source : str
+        What predicts the times: ``"analytic"``, ``"regression"``, ``"measured"`` or ``"emulated"``.
+    profile : str or Path
+        The profile that the last three need, see ``cospipe profile``.
     winograd : bool
         Whether 3x3 convolutions of stride 1 may be computed by Winograd's method where a cost formula finds it faster.
         F(2x2, 3x3) to F(6x6, 3x3) stay within 1e-3 of the output's scale of FP32 direct convolution; measured are up
@@ -152,6 +167,8 @@ def optimize(
         When the model cannot be captured, or holds operations that cannot be compiled (all are listed).
     LoweringError, BundleError
         When a stage cannot be compiled, or the bundle cannot be written.
+    PlanError
+        When no plan keeps to the limits; the message says which binds.
     VerificationError
         When a pipeline compiled for this machine computes other numbers than eager PyTorch.
 
@@ -163,13 +180,23 @@ def optimize(
     inputs = (example_inputs,) if isinstance(example_inputs, torch.Tensor) else tuple(example_inputs)
     chip, machine = _chip_and_machine(soc, objective, target)
     check_output(Path(output))
-    chosen = Partition(soc=str(soc), objective=objective, max_stages=max_stages, cores=cores)
+    wanted = limits or Limits()
+    chosen = Partition(
+        soc=str(soc),
+        objective=objective,
+        max_stages=max_stages,
+        cores=cores,
+        plans=plans,
+        max_latency_us=wanted.latency_us or 0.0,
+        max_power_mw=wanted.power_mw or 0.0,
+        max_memory_bytes=wanted.memory_bytes or 0,
+    )
     steps = (
         *parse_pipeline(passes),
         MergeAdapters(),
         FoldBatchNorm(),
         AnnotateLayers(),
-        AnnotateLatency(soc=str(soc)),
+        AnnotateLatency(soc=str(soc), source=source, profile=str(profile)),
         chosen,
         Split(),
     )

@@ -13,11 +13,12 @@ from rich.text import Text
 
 from cospipe.ir.manifest import Manifest
 from cospipe.ir.plan import PipelinePlan, StagePlan
-from cospipe.ir.soc import Soc
+from cospipe.ir.soc import Accelerator, Soc
 
 _COLOURS = ("cyan", "magenta", "green", "yellow")
 _STAGE_WIDTH = 30
 _MOST_NODES_NAMED = 8
+_CHIP_KEYS = ("hand_over_us", "hand_over_gb_per_s", "contention", "spread_cost", "idle_power_mw")
 
 
 def milliseconds(time_us: float | None) -> str:
@@ -59,7 +60,7 @@ def plan_picture(plan: PipelinePlan, width: int, measured: Mapping[str, Any] | N
 
 
 def _cluster_colours(plan: PipelinePlan) -> dict[str, str]:
-    clusters = dict.fromkeys(stage.configuration.cluster for stage in plan.stages)
+    clusters = dict.fromkeys(cluster for stage in plan.stages for cluster in stage.clusters)
     return {cluster: _COLOURS[i % len(_COLOURS)] for i, cluster in enumerate(clusters)}
 
 
@@ -76,8 +77,8 @@ def _side_by_side(panels: list[Panel], arrows: list[str]) -> Table:
 
 
 def _stage_panel(stage: StagePlan, plan: PipelinePlan, measured_us: float | None, colours: dict[str, str]) -> Panel:
-    colour = colours[stage.configuration.cluster]
-    share = stage.time_us / plan.period_us
+    colour = colours[stage.clusters[0]]
+    share = plan.contention * stage.period_us / plan.period_us
     lines = Text()
     lines.append(f"{len(stage.nodes)} operations\n", style="dim")
     lines.append(f"{stage.nodes[0]} … {stage.nodes[-1]}\n"[: _STAGE_WIDTH - 3] + "\n", style="dim")
@@ -86,7 +87,7 @@ def _stage_panel(stage: StagePlan, plan: PipelinePlan, measured_us: float | None
     if measured_us is not None:
         lines.append(f"\nmeasured  {milliseconds(measured_us):>10}", style="bold")
     cpus = "cpu " + ",".join(map(str, stage.cpu_ids))
-    title = f"{stage.name} on [bold]{stage.configuration}[/bold]"
+    title = f"{stage.name} on [bold]{stage.text}[/bold]"
     return Panel(lines, title=title, subtitle=cpus, border_style=colour, width=_STAGE_WIDTH)
 
 
@@ -178,19 +179,31 @@ def soc_table(soc: Soc) -> Group:
     for field in type(soc.clusters[0]).model_fields:
         if field != "name":
             table.add_row(field, *(_value(soc, c.name, field, getattr(c, field)) for c in soc.clusters))
-    chip = [f"{key}: {_mark(soc, key)}{getattr(soc, key)}" for key in ("hand_over_us", "hand_over_gb_per_s")]
-    others = [f"{unit.kind}: {unit.name} (not planned for)" for unit in soc.accelerators]
+    chip = [f"{key}: {_mark(soc, key)}{_shown(getattr(soc, key))}" for key in _CHIP_KEYS]
+    others = [_accelerator_text(soc, accelerator) for accelerator in soc.accelerators]
     sources = [f"source: {source}" for source in soc.sources]
     return Group(table, *chip, *others, *sources, "~ estimated, not measured")
 
 
 def _value(soc: Soc, cluster: str, field: str, value: Any) -> str:
-    shown = " ".join(map(str, value)) if isinstance(value, tuple) else str("-" if value is None else value)
-    return _mark(soc, f"clusters.{cluster}.{field}") + shown
+    return _mark(soc, f"clusters.{cluster}.{field}") + _shown(value)
+
+
+def _shown(value: Any) -> str:
+    return " ".join(map(str, value)) or "-" if isinstance(value, tuple) else str("-" if value is None else value)
+
+
+def _accelerator_text(soc: Soc, accelerator: Accelerator) -> str:
+    values = accelerator.model_dump(exclude={"name", "kind"}, exclude_none=True)
+    if accelerator.gflops is None:
+        return f"{accelerator.kind}: {accelerator.name} (its speed is not known, so no plan uses it)"
+    shown = [f"{key} {_mark(soc, f'accelerators.{accelerator.kind}.{key}')}{value}" for key, value in values.items()]
+    return f"{accelerator.kind}: {accelerator.name}, {', '.join(shown)}"
 
 
 def _mark(soc: Soc, key: str) -> str:
-    return "~" if key in soc.estimated else ""
+    is_default = key in _CHIP_KEYS and key not in soc.model_fields_set and getattr(soc, key) is not None
+    return "~" if key in soc.estimated or is_default else ""
 
 
 def run_picture(manifest: Manifest, statistics: Mapping[str, Any], width: int) -> RenderableType:

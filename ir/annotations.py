@@ -7,15 +7,16 @@ from collections.abc import Mapping
 from torch import fx
 
 from cospipe.ir.errors import PassError
+from cospipe.ir.latency import LatencyPrediction
 from cospipe.ir.layer import LayerDescriptor
 from cospipe.ir.meta import Aspect, MetaKey
 from cospipe.ir.plan import CoreConfiguration, PipelinePlan
 
-LatencyTable = Mapping[CoreConfiguration, float]
-"""Predicted microseconds of one node on each core configuration."""
+LatencyTable = Mapping[CoreConfiguration, LatencyPrediction]
+"""Predicted time of one node on each core configuration."""
 
 LAYER: MetaKey[LayerDescriptor] = MetaKey("cospipe.layer", "annotate-layers", frozenset({Aspect.STRUCTURE}))
-LATENCY: MetaKey[LatencyTable] = MetaKey("cospipe.latency_us", "annotate-latency", frozenset({Aspect.STRUCTURE}))
+LATENCY: MetaKey[LatencyTable] = MetaKey("cospipe.latency", "annotate-latency", frozenset({Aspect.STRUCTURE}))
 STAGE: MetaKey[str] = MetaKey("cospipe.stage", "partition", frozenset({Aspect.STRUCTURE}))
 
 LATENCY_SOC_KEY = "cospipe.latency_soc"

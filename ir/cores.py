@@ -54,19 +54,19 @@ ARM_PARTS = {
 }
 
 # FP32 operations a cycle (github.com/hiroog/vfpbench, github.com/pigirons/cpufp, wlog.flatlib.jp), and the share of
-# them that libraries' convolutions reach (docs/adding-a-board.md says how that was found).
+# them that libraries' convolutions reach without Winograd (docs/adding-a-board.md says how that was found).
 KNOWN_CORES = {
-    "cortex-a7": (1.9, 0.85),
-    "cortex-a15": (8.0, 0.65),
-    "cortex-a53": (7.7, 0.55),
-    "cortex-a55": (7.7, 0.54),
-    "cortex-a72": (8.0, 0.82),
-    "cortex-a73": (8.0, 0.85),
-    "cortex-a75": (8.0, 0.80),
-    "cortex-a76": (16.0, 0.79),
-    "cortex-a78": (14.1, 0.79),
+    "cortex-a7": (1.9, 0.70),
+    "cortex-a15": (8.0, 0.53),
+    "cortex-a53": (7.7, 0.46),
+    "cortex-a55": (7.7, 0.42),
+    "cortex-a72": (8.0, 0.83),
+    "cortex-a73": (8.0, 0.70),
+    "cortex-a75": (8.0, 0.66),
+    "cortex-a76": (16.0, 0.61),
+    "cortex-a78": (14.1, 0.61),
 }
-UNKNOWN_ARM_CORE = (8.0, 0.7)  # one 128-bit multiply-add a cycle
+UNKNOWN_ARM_CORE = (8.0, 0.6)  # one 128-bit multiply-add a cycle
 
 # Flag in /proc/cpuinfo to LLVM's feature. AArch64 says asimd where ARMv7 says neon.
 ARM_FEATURES = {

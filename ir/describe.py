@@ -63,6 +63,9 @@ def _descriptor(
         groups=size.groups,
         stride=size.stride,
         fused_into=head.name if head is not None else None,
+        kernel=size.kernel,
+        output_size=size.output_size,
+        dilation=size.dilation,
     )
 
 

@@ -62,6 +62,10 @@ class VerificationError(CospipeError):
     """A compiled stage whose numbers differ from eager PyTorch."""
 
 
+class RemoteError(CospipeError):
+    """A board that cannot be reached, or cannot do what it was asked for."""
+
+
 class EmulatorError(CospipeError):
     """QEMU, the AArch64 libraries or the emulated program are missing or failed."""
 

@@ -51,6 +51,12 @@ class LayerDescriptor:
     fused_into : str or None
         Node whose kernel computes this layer on the fly (an activation behind a convolution); then
         ``input_bytes`` counts only what that kernel reads in addition.
+    kernel : tuple of int
+        Height and width of a convolution's kernel; empty when unknown or there is none.
+    output_size : tuple of int
+        Height and width of a convolution's result; empty when unknown or it is none.
+    dilation : int
+        Distance between the pixels that a convolution's kernel reads, otherwise 1.
     """
 
     kind: LayerKind
@@ -64,6 +70,9 @@ class LayerDescriptor:
     groups: int = 1
     stride: int = 1
     fused_into: str | None = None
+    kernel: tuple[int, ...] = ()
+    output_size: tuple[int, ...] = ()
+    dilation: int = 1
 
     @property
     def total_bytes(self) -> int:

@@ -30,6 +30,9 @@ class LayerSize:
     stride: int = 1
     is_view: bool = False
     """Whether compiled code moves no byte for it."""
+    kernel: tuple[int, ...] = ()
+    output_size: tuple[int, ...] = ()
+    dilation: int = 1
 
 
 def size_of(node: fx.Node) -> LayerSize:
@@ -49,8 +52,18 @@ def _convolution(node: fx.Node) -> LayerSize:
     weight = shape_of(argument(node, "weight"))
     output, groups = shape_of(node), argument(node, "groups")
     pixels, inner = output.numel() // weight[0], weight[1:].numel()
-    kind = _convolution_kind(weight, groups)
-    return LayerSize(kind, pixels, inner, weight[0], pixels * inner * weight[0], groups, _stride(node))
+    return LayerSize(
+        kind=_convolution_kind(weight, groups),
+        gemm_n=pixels,
+        gemm_k=inner,
+        gemm_m=weight[0],
+        macs=pixels * inner * weight[0],
+        groups=groups,
+        stride=_stride(node),
+        kernel=tuple(weight[2:]),
+        output_size=tuple(output[2:]),
+        dilation=_last(argument(node, "dilation")),
+    )
 
 
 def _convolution_kind(weight: torch.Size, groups: int) -> LayerKind:
@@ -69,8 +82,11 @@ def _transposed_convolution(node: fx.Node) -> LayerSize:
 
 
 def _stride(node: fx.Node) -> int:
-    stride = argument(node, "stride") or argument(node, "kernel_size")  # pooling strides by its kernel by default
-    return int(stride[-1] if isinstance(stride, Sequence) else stride)
+    return _last(argument(node, "stride") or argument(node, "kernel_size"))  # pooling strides by its kernel by default
+
+
+def _last(sizes: int | Sequence[int]) -> int:
+    return int(sizes[-1] if isinstance(sizes, Sequence) else sizes)
 
 
 def _linear(node: fx.Node) -> LayerSize:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cospipe.ir.errors import BundleError, UsageError, several
-from cospipe.ir.plan import PipelinePlan
+from cospipe.ir.plan import PipelinePlan, StagePlan
 
 MANIFEST_NAME = "manifest.json"
 FORMAT = "cospipe-bundle"
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
 
 
 def _plain_relative(name: str) -> str:
@@ -85,33 +86,55 @@ class AdapterSlot(_Part):
     places: str
 
 
-class StageFiles(_Part):
-    """One compiled stage; its library's ``main`` takes the inputs, then the weight arguments, returns the outputs.
+class StageBuild(_Part):
+    """A stage compiled for one type of core and number of threads: ``main`` takes its inputs, then weight arguments.
 
-    ``weight_names`` are the stored weights, ``weight_arguments`` what is made of them when the stage is loaded.
-    ``adapter_slots`` tells where adapters can be folded in then, ``replaceable`` which weights are stored just as the
-    model has them, so that an adapter may bring its own.
+    ``weight_arguments`` are what is made of the stored weights when the stage is loaded. Where ``shares_by_speed`` is
+    set the library's ``share_by_speed`` must be called first; then threads take parts of a kernel as they can.
+    """
+
+    library: FileName
+    core_type: str
+    threads: Annotated[int, Field(ge=1)] = 1
+    shares_by_speed: bool = False
+    weight_arguments: tuple[WeightArgument, ...]
+    generic_nodes: tuple[GenericNode, ...] = ()
+
+
+class StageFiles(StageBuild):
+    """One compiled stage: its first build, and what all its builds share.
+
+    ``weight_names`` are the stored weights. ``adapter_slots`` tells where adapters can be folded in when the stage is
+    loaded, ``replaceable`` which weights are stored just as the model has them, so that an adapter may bring its own.
+    ``further_builds`` are for other cores; ``replica_builds`` names the build that each replica of the plan runs, 0
+    for the first.
     """
 
     name: str
-    library: FileName
     weights: FileName
-    core_type: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     weight_names: tuple[str, ...]
-    weight_arguments: tuple[WeightArgument, ...]
-    generic_nodes: tuple[GenericNode, ...] = ()
     adapter_slots: tuple[AdapterSlot, ...] = ()
     replaceable: tuple[str, ...] = ()
+    further_builds: tuple[StageBuild, ...] = ()
+    replica_builds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1)
+
+    @property
+    def builds(self) -> tuple[StageFiles, ...]:
+        """The stage as if each build were its only one."""
+        alone = self.model_copy(update={"further_builds": (), "replica_builds": (0,)})
+        return (alone, *(alone.model_copy(update=dict(build)) for build in self.further_builds))
 
     @model_validator(mode="after")
-    def _knows_its_weights(self) -> StageFiles:
-        wanted = {name for argument in self.weight_arguments for name in argument.weights}
+    def _fits_together(self) -> StageFiles:
+        wanted = {name for build in (self, *self.further_builds) for a in build.weight_arguments for name in a.weights}
         wanted |= {name for slot in self.adapter_slots for name in (slot.weight, slot.coefficients, slot.places)}
         wanted |= set(self.replaceable)
         if unknown := sorted(wanted - set(self.weight_names)):
             raise ValueError(f"{self.name} prepares or replaces {', '.join(unknown)}, which is none of its weights")
+        if set(self.replica_builds) != set(range(1 + len(self.further_builds))):
+            raise ValueError(f"{self.name} has {1 + len(self.further_builds)} builds, its replicas run others")
         return self
 
 
@@ -126,7 +149,7 @@ class Manifest(_Part):
     """Everything a runner must know about a bundle."""
 
     format: Literal["cospipe-bundle"] = "cospipe-bundle"
-    version: Literal[2] = FORMAT_VERSION
+    version: Literal[3] = FORMAT_VERSION
     cospipe_version: str
     tvm_version: str
     model: str
@@ -149,24 +172,25 @@ class Manifest(_Part):
 
     @property
     def generic_nodes(self) -> tuple[GenericNode, ...]:
-        """The nodes of all stages without a kernel of their own."""
+        """The nodes of all stages without a kernel of their own, as their first builds have them."""
         return tuple(node for stage in self.stages for node in stage.generic_nodes)
 
     @property
     def generic_share(self) -> float:
-        """Their share of the predicted computing time of all stages, 0 to 1."""
-        computing_us = sum(stage.compute_us for stage in self.plan.stages)
+        """Their share of the predicted computing time of all stages on their first replicas, 0 to 1."""
+        computing_us = sum(stage.replicas[0].compute_us for stage in self.plan.stages)
         return sum(node.predicted_us for node in self.generic_nodes) / computing_us if computing_us else 0.0
 
     @model_validator(mode="after")
     def _complete(self) -> Manifest:
-        named = {self.reference, *(s.library for s in self.stages), *(s.weights for s in self.stages)}
+        libraries = (build.library for stage in self.stages for build in stage.builds)
+        named = {self.reference, *libraries, *(s.weights for s in self.stages)}
         if missing := sorted(named - self.files.keys()):
             raise ValueError(f"no SHA-256 is given for {', '.join(missing)}")
         if [s.name for s in self.stages] != [s.name for s in self.plan.stages]:
             raise ValueError("the stages of the plan and of the files differ")
-        if wrong := [s.name for s in self.plan.stages if len(s.cpu_ids) != s.configuration.cores]:
-            raise ValueError(f"the plan names more or fewer cpu ids than cores for {', '.join(wrong)}")
+        if problems := [p for pair in zip(self.stages, self.plan.stages, strict=True) for p in _misfits(*pair)]:
+            raise ValueError("; ".join(problems))
         known = {spec.name for spec in self.inputs}
         for stage in self.stages:
             if unknown := [spec.name for spec in stage.inputs if spec.name not in known]:
@@ -175,6 +199,19 @@ class Manifest(_Part):
         if unknown := [spec.name for spec in self.outputs if spec.name not in known]:
             raise ValueError(f"no stage writes the output {', '.join(unknown)}")
         return self
+
+
+def _misfits(stage: StageFiles, planned: StagePlan) -> Iterator[str]:
+    """Yield what does not fit about the replicas of a stage."""
+    if len(stage.replica_builds) != len(planned.replicas):
+        yield f"{stage.name} has {len(planned.replicas)} replicas, builds are named for {len(stage.replica_builds)}"
+        return
+    for replica, build in zip(planned.replicas, stage.replica_builds, strict=True):
+        cores = sum(part.cores for part in replica.cores)
+        if len(replica.cpu_ids) != cores:
+            yield f"{stage.name} has {len(replica.cpu_ids)} cpu ids for {replica.text}"
+        if stage.builds[build].threads != cores:
+            yield f"{stage.name} runs a library for {stage.builds[build].threads} threads on {replica.text}"
 
 
 def parse_manifest(text: str, origin: str) -> Manifest:

@@ -34,7 +34,7 @@ class MetaKey(Generic[T]):
     Parameters
     ----------
     name : str
-        The key in ``node.meta``, e.g. ``"cospipe.latency_us"``.
+        The key in ``node.meta``, e.g. ``"cospipe.latency"``.
     writer : str
         The pass that writes the annotation; named in the error when it is missing.
     depends_on : frozenset of Aspect

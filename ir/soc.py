@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from cospipe.ir.errors import SocError, UsageError, nearest, several
 from cospipe.ir.plan import CoreConfiguration
@@ -23,6 +23,8 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Efficiency = Annotated[float, Field(gt=0, le=1)]
 T = TypeVar("T", int, str)
+_CALLED_BY: Mapping[int | str, str] = {"clusters": "name", "accelerators": "kind"}
+"""Keys that errors and ``estimated`` call the tables of a list by."""
 
 
 class _Described(BaseModel):
@@ -67,6 +69,16 @@ class Cluster(_Described):
     capacity: Annotated[int, Field(ge=1, le=1024)] | None = None
     """The kernel's ``cpu_capacity``."""
     dynamic_power_uw_per_mhz_v2: Positive | None = None
+    core_power_mw: tuple[Positive, ...] = ()
+    """Power that one busy core adds to the idle board, at each clock level; empty where nobody knows it."""
+
+    @field_validator("core_power_mw")
+    @classmethod
+    def _one_power_a_level(cls, entries: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
+        levels = len(info.data.get("clock_mhz", entries))
+        if entries and len(entries) != levels:
+            raise ValueError(f"{len(entries)} entries, expected {levels} (one a clock level)")
+        return entries
 
     @field_validator("cpu_ids", "memory_bandwidth_gb_per_s", "parallel_efficiency")
     @classmethod
@@ -106,10 +118,32 @@ class Cluster(_Described):
 
 
 class Accelerator(_Described):
-    """A GPU or NPU of the chip; listed, not yet planned for."""
+    """A GPU or NPU of the chip: plans with it are explored and shown; bundles run on the CPU only.
+
+    Without ``gflops`` it is only listed.
+    """
 
     name: str
     kind: Literal["gpu", "npu"]
+    gflops: Positive | None = None
+    """Rate that layers with a matrix product reach, 1e9 floating-point operations a second."""
+    depthwise_gflops: Positive | None = None
+    """The same of depthwise and grouped convolutions; that of the others when not given."""
+    memory_bandwidth_gb_per_s: Positive | None = None
+    launch_us: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """Time to start each kernel."""
+    hand_over_us: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """Time to give it a frame and to fetch what it made of it, beside what is handed over between any stages."""
+    power_mw: Positive | None = None
+    """Power that it adds to the idle board when busy."""
+    host_cluster: str | None = None
+    """Cluster one core of which drives it and has no time for anything else; None when that costs nothing."""
+
+    @model_validator(mode="after")
+    def _both_rates(self) -> Accelerator:
+        if self.gflops is not None and self.memory_bandwidth_gb_per_s is None:
+            raise ValueError("gflops needs memory_bandwidth_gb_per_s beside it")
+        return self
 
 
 class Soc(_Described):
@@ -125,9 +159,17 @@ class Soc(_Described):
     """Fixed cost of passing a frame to a stage on other cores: queue and wake-up."""
     hand_over_gb_per_s: Positive
     """Rate at which a stage reads tensors that another cluster wrote."""
+    contention: Annotated[float, Field(ge=0, le=1)] = 0.15
+    """How much longer everything takes for each further cluster or accelerator that works at the same time, as a share:
+    clusters share DRAM. Pipelines measured on an RK3399Pro have a period 15 to 20 % above their largest stage alone."""
+    spread_cost: Annotated[float, Field(ge=0, le=4)] = 0.26
+    """How much longer a kernel takes than its rows alone when it is spread over several clusters, as a share: shared
+    data crosses the bus between them. The median of five networks in ARM Compute Library on an RK3399Pro."""
+    idle_power_mw: Positive | None = None
+    """Power of the whole board when every core is idle."""
     sources: tuple[str, ...] = Field(min_length=1)
     estimated: tuple[str, ...] = ()
-    """Keys whose values nobody measured, as ``clusters.big.parallel_efficiency`` or ``hand_over_us``."""
+    """Keys whose values nobody measured: ``hand_over_us``, ``clusters.big.capacity``, ``accelerators.gpu.power_mw``."""
 
     @field_validator("clusters")
     @classmethod
@@ -141,12 +183,30 @@ class Soc(_Described):
             raise ValueError("; ".join(wrong))
         return clusters
 
+    @field_validator("accelerators")
+    @classmethod
+    def _accelerators_apart(
+        cls, accelerators: tuple[Accelerator, ...], info: ValidationInfo
+    ) -> tuple[Accelerator, ...]:
+        kinds = [accelerator.kind for accelerator in accelerators]
+        wrong = [f"there are two of kind {kind!r}, which is what plans call them by" for kind in _repeated(kinds)]
+        if "clusters" in info.data:  # its own mistakes are reported
+            names = [cluster.name for cluster in info.data["clusters"]]
+            wrong += [f"a cluster is called {kind!r} too" for kind in kinds if kind in names]
+            hosts = [accelerator.host_cluster for accelerator in accelerators]
+            wrong += [f"host_cluster {host!r} is no cluster" for host in hosts if host and host not in names]
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return accelerators
+
     @field_validator("estimated")
     @classmethod
     def _estimated_exist(cls, keys: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         if "clusters" not in info.data:  # its own mistakes are reported
             return keys
         known = {f"clusters.{c.name}.{field}" for c in info.data["clusters"] for field in Cluster.model_fields}
+        kinds = [accelerator.kind for accelerator in info.data.get("accelerators", ())]
+        known |= {f"accelerators.{kind}.{field}" for kind in kinds for field in Accelerator.model_fields}
         known |= cls.model_fields.keys()
         if unknown := [repr(key) for key in keys if key not in known]:
             raise ValueError(f"no such key in this file: {', '.join(unknown)}")
@@ -174,6 +234,15 @@ class Soc(_Described):
     def configurations(self) -> tuple[CoreConfiguration, ...]:
         """Return every core configuration of the chip, cluster by cluster."""
         return tuple(config for cluster in self.clusters for config in cluster.configurations())
+
+    def accelerator(self, kind: str) -> Accelerator | None:
+        """Return the modelled accelerator of a kind (``gpu``, ``npu``), or None."""
+        return next((a for a in self.accelerators if a.kind == kind and a.gflops is not None), None)
+
+    def accelerator_configurations(self) -> tuple[CoreConfiguration, ...]:
+        """Return ``gpu:1`` and ``npu:1`` for the accelerators that are modelled."""
+        kinds = dict.fromkeys(a.kind for a in self.accelerators if a.gflops is not None)
+        return tuple(CoreConfiguration(kind, 1) for kind in kinds)
 
     def check_cores(self, configurations: list[CoreConfiguration]) -> None:
         """Check that these configurations fit on the chip side by side.
@@ -266,7 +335,7 @@ def _mistakes(error: ValidationError, values: dict[str, Any]) -> list[str]:
 def _key(location: tuple[int | str, ...], values: dict[str, Any]) -> str:
     """Write a location as the file's reader knows it: ``clusters.big.cores``, not ``clusters.0.cores``."""
     parts = [str(part) for part in location]
-    if len(location) > 1 and location[0] == "clusters" and isinstance(location[1], int):
-        cluster = values["clusters"][location[1]]
-        parts[1] = str(cluster.get("name", parts[1])) if isinstance(cluster, dict) else parts[1]
+    if len(location) > 1 and location[0] in _CALLED_BY and isinstance(location[1], int):
+        table = values[str(location[0])][location[1]]
+        parts[1] = str(table.get(_CALLED_BY[location[0]], parts[1])) if isinstance(table, dict) else parts[1]
     return ".".join(parts)

@@ -200,6 +200,11 @@ def aligned(array: Array) -> Array:
     """Return the array itself if it is contiguous and 64-byte aligned, else a copy that is."""
     if array.flags.c_contiguous and array.ctypes.data % ALIGNMENT_BYTES == 0:
         return array
+    return aligned_copy(array)
+
+
+def aligned_copy(array: Array) -> Array:
+    """Return a contiguous and 64-byte aligned copy of an array."""
     room = np.empty(array.nbytes + ALIGNMENT_BYTES, np.uint8)
     start = -room.ctypes.data % ALIGNMENT_BYTES
     copy = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)

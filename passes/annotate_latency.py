@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import fx
 
-from cospipe.ir.annotations import LATENCY, LATENCY_SOC_KEY, LAYER
-from cospipe.ir.latency import AnalyticLatencyModel
-from cospipe.ir.soc import load_soc
+from cospipe.ir.accelerator_latency import accelerator_us
+from cospipe.ir.annotations import LATENCY, LATENCY_SOC_KEY, LAYER, LatencyTable
+from cospipe.ir.crowding import Crowding
+from cospipe.ir.graph_fingerprint import graph_fingerprint
+from cospipe.ir.latency import LatencyPrediction, LatencySource
+from cospipe.ir.latency_models import latency_model
+from cospipe.ir.layer import LayerDescriptor
+from cospipe.ir.soc import Soc, load_soc
 from cospipe.passes.base import Pass, PassResult
 
 
@@ -17,15 +22,23 @@ from cospipe.passes.base import Pass, PassResult
 class AnnotateLatency(Pass):
     """Set :data:`~cospipe.ir.annotations.LATENCY` on every node that calls a function or a module.
 
-    Times come from :class:`~cospipe.ir.latency.AnalyticLatencyModel`. Needs ``annotate-layers``.
+    Needs ``annotate-layers``. For ``measured`` and ``emulated`` times batch norms must be folded already, as they were
+    when the network was profiled.
 
     Parameters
     ----------
     soc : str
         Name of a described SoC, or a TOML file.
+    source : str
+        Where the times come from, see :func:`~cospipe.ir.latency_models.latency_model`: ``analytic``, ``regression``,
+        ``measured`` or ``emulated``.
+    profile : str
+        The profile that the last three read.
     """
 
     soc: str = "hikey970"
+    source: str = "analytic"
+    profile: str = ""
 
     name: ClassVar[str] = "annotate-latency"
 
@@ -37,15 +50,29 @@ class AnnotateLatency(Pass):
 
     def call(self, graph_module: fx.GraphModule) -> PassResult:
         """Predict every node; ``modified`` says whether any prediction is new."""
-        model = AnalyticLatencyModel(load_soc(self.soc))
-        configurations = model.soc.configurations()
-        modified = graph_module.meta.get(LATENCY_SOC_KEY) != model.soc.name
-        graph_module.meta[LATENCY_SOC_KEY] = model.soc.name
+        soc = load_soc(self.soc)
+        model = latency_model(soc, self.source, self.profile, graph_fingerprint(graph_module.graph))
+        crowding = Crowding(soc)
+        modified = graph_module.meta.get(LATENCY_SOC_KEY) != soc.name
+        graph_module.meta[LATENCY_SOC_KEY] = soc.name
         for node in graph_module.graph.nodes:
             layer = LAYER.get(node)
             if layer is None:
                 continue
-            table = {configuration: model.predict_us(layer, configuration) for configuration in configurations}
+            alone = {c: model.predict(layer, c, node.name) for c in soc.configurations()}
+            table = {c: replace(found, crowding=crowding.factor(layer, c)) for c, found in alone.items()}
+            table |= _on_accelerators(layer, soc)
             modified |= LATENCY.get(node) != table
             LATENCY.set(node, table)
         return PassResult(graph_module, modified)
+
+
+def _on_accelerators(layer: LayerDescriptor, soc: Soc) -> LatencyTable:
+    """Predict a layer on the accelerators that are modelled; for them there is the analytic model only."""
+    table = {}
+    for configuration in soc.accelerator_configurations():
+        accelerator = soc.accelerator(configuration.cluster)
+        assert accelerator is not None
+        time_us = accelerator_us(layer, accelerator)
+        table[configuration] = LatencyPrediction(time_us, LatencySource.ANALYTIC, clock_bound=0.0)
+    return table

@@ -1,10 +1,10 @@
-"""The cut graph: every stage that a run of ordered units could become, and what it costs on each core configuration."""
+"""The cut graph: every stage that a run of ordered units could become, and what handing its inputs over costs."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import networkx as nx
@@ -24,7 +24,7 @@ UNREACHABLE: Final = 1 << 61
 
 @dataclass(frozen=True)
 class Resources:
-    """What a pipeline may use, and what passing tensors between its stages costs.
+    """What a plan may use, and what using it costs.
 
     Parameters
     ----------
@@ -36,18 +36,39 @@ class Resources:
         Rate at which a stage reads tensors of earlier stages, 1e9 bytes a second.
     max_stages : int
         Most stages allowed; 0 for no limit but the cores.
+    accelerators : mapping of str to (str or None)
+        Accelerators that may be used, and the cluster one core of which drives each.
+    contention : float
+        How much longer everything takes for each further cluster or accelerator at work, as a share.
+    spread_cost : float
+        How much longer a kernel takes when its rows are spread over clusters, as a share.
+    transfer_us : mapping of str to float
+        Time to give an accelerator a frame and to fetch the result, beside the hand-over.
+    power_mw : mapping of str to float
+        Power that a busy core of each cluster, or a busy accelerator, adds; none where it is not known.
+    idle_power_mw : float
+        Power of the board when nothing runs.
     """
 
     cores: Mapping[str, int]
     hand_over_us: float
     hand_over_gb_per_s: float
     max_stages: int = 0
+    accelerators: Mapping[str, str | None] = field(default_factory=dict)
+    contention: float = 0.0
+    spread_cost: float = 0.0
+    transfer_us: Mapping[str, float] = field(default_factory=dict)
+    power_mw: Mapping[str, float] = field(default_factory=dict)
+    idle_power_mw: float = 0.0
 
     def configurations(self) -> tuple[CoreConfiguration, ...]:
-        """Return every core configuration a stage may have."""
-        return tuple(
-            CoreConfiguration(name, used) for name, cores in self.cores.items() for used in range(1, cores + 1)
-        )
+        """Return every core configuration of one cluster, and every accelerator."""
+        cpus = [CoreConfiguration(name, used) for name, cores in self.cores.items() for used in range(1, cores + 1)]
+        return (*cpus, *(CoreConfiguration(name, 1) for name in self.accelerators))
+
+    def contention_permille(self, components: int) -> int:
+        """Return the factor on all times when so many clusters and accelerators are at work, in thousandths."""
+        return 1000 + round(1000 * self.contention) * max(components - 1, 0)
 
 
 def cut_graph(model: nx.DiGraph[str], order: Sequence[str], resources: Resources) -> nx.DiGraph[int]:
@@ -60,41 +81,44 @@ def cut_graph(model: nx.DiGraph[str], order: Sequence[str], resources: Resources
     order : sequence of str
         The units in a topological order.
     resources : Resources
-        Cores and hand-over costs.
+        Hand-over costs.
 
     Returns
     -------
     networkx.DiGraph
-        Edges carry ``times_ps`` (whole picoseconds on each of ``resources.configurations()``, hand-over included),
-        ``hand_over_ps`` and ``hand_over_bytes`` (distinct values read from outside; 0 for the first stage).
+        Edges carry ``hand_over_ps`` and ``hand_over_bytes`` (distinct values read from outside; 0 for the first
+        stage).
+
+    Raises
+    ------
+    PlanError
+        When the hand-over is too long to count in picoseconds.
+    """
+    moved_bytes = _hand_over_bytes(model, order)
+    moved_ps = _hand_over_ps(moved_bytes, resources)
+    cuts: nx.DiGraph[int] = nx.DiGraph()
+    cuts.add_nodes_from(range(len(order) + 1))
+    for i, j in itertools.combinations(range(len(order) + 1), 2):
+        cuts.add_edge(i, j, hand_over_ps=int(moved_ps[i, j]), hand_over_bytes=int(moved_bytes[i, j]))
+    return cuts
+
+
+def unit_times_ps(
+    model: nx.DiGraph[str], order: Sequence[str], configurations: Sequence[CoreConfiguration], key: str = "time_us"
+) -> Integers:
+    """Return whole picoseconds [unit, configuration] of one of the units' tables.
 
     Raises
     ------
     PlanError
         When times are negative, not finite or too large to count in picoseconds.
     """
-    units_ps = _unit_times_ps(model, order, resources.configurations())
-    until_ps = np.vstack([np.zeros_like(units_ps[:1]), np.cumsum(units_ps, axis=0)])
-    moved_bytes = _hand_over_bytes(model, order)
-    moved_ps = _hand_over_ps(moved_bytes, resources)
-    times_ps = until_ps[np.newaxis] - until_ps[:, np.newaxis] + moved_ps[:, :, np.newaxis]
-    cuts: nx.DiGraph[int] = nx.DiGraph()
-    cuts.add_nodes_from(range(len(order) + 1))
-    for i, j in itertools.combinations(range(len(order) + 1), 2):
-        cuts.add_edge(
-            i, j, times_ps=times_ps[i, j], hand_over_ps=int(moved_ps[i, j]), hand_over_bytes=int(moved_bytes[i, j])
-        )
-    return cuts
-
-
-def _unit_times_ps(
-    model: nx.DiGraph[str], order: Sequence[str], configurations: Sequence[CoreConfiguration]
-) -> Integers:
-    times_us = np.array([[model.nodes[unit]["time_us"][c] for c in configurations] for unit in order], dtype=np.float64)
+    tables = [model.nodes[unit].get(key, model.nodes[unit]["time_us"]) for unit in order]
+    times_us = np.array([[table[c] for c in configurations] for table in tables], dtype=np.float64)
     if not np.isfinite(times_us).all() or (times_us < 0).any():
         raise PlanError("Predicted times must be finite and not negative; annotate the latencies again.")
     longest_us = float(times_us.sum(axis=0).max())
-    if longest_us * PICOSECONDS_PER_US * len(order) >= UNREACHABLE:
+    if longest_us * PICOSECONDS_PER_US * len(order) * 1000 >= UNREACHABLE:
         raise PlanError(f"The predicted times add up to {longest_us / 1e6:.3g} s, too long to compare exactly.")
     return np.rint(times_us * PICOSECONDS_PER_US).astype(np.int64)
 
@@ -120,7 +144,7 @@ def _hand_over_ps(moved_bytes: Integers, resources: Resources) -> Integers:
     per_byte_ps = PICOSECONDS_PER_US / (resources.hand_over_gb_per_s * 1e3)
     costs_ps = np.float64(resources.hand_over_us * PICOSECONDS_PER_US) + moved_bytes * per_byte_ps
     costs_ps[0] = 0.0
-    if not np.isfinite(costs_ps).all() or costs_ps.max() * len(moved_bytes) >= UNREACHABLE:
+    if not np.isfinite(costs_ps).all() or costs_ps.max() * len(moved_bytes) * 1000 >= UNREACHABLE:
         raise PlanError("The hand-over between stages takes too long to compare; check the SoC's hand-over costs.")
     rounded_ps: Integers = np.rint(costs_ps).astype(np.int64)
     return rounded_ps

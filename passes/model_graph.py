@@ -2,8 +2,11 @@
 
 Attributes of the :class:`networkx.DiGraph`:
 
-* a *unit* (compute nodes that must stay in one stage) is named after its most expensive node and has ``time_us``
-  (microseconds on each core configuration) and ``nodes`` (names of its graph nodes, in graph order);
+* a *unit* (compute nodes that must stay in one stage) is named after its most expensive node and has ``nodes`` (names
+  of its graph nodes, in graph order) and, for each core configuration at the highest clock, ``time_us`` (microseconds),
+  ``clock_bound_us`` (the part of them that shrinks with the clock) and ``crowded_us`` (the time when the rest of the
+  cluster is busy with other stages); ``weight_bytes``, and ``tensor_bytes``, the most that one of its nodes reads and
+  writes;
 * a *graph input* is named after its placeholder and has ``is_input=True``;
 * an edge has ``values``: name and bytes of each tensor that the second unit reads from the first.
 """
@@ -41,7 +44,7 @@ def model_graph(graph: fx.Graph) -> nx.DiGraph[str]:
     model: nx.DiGraph[str] = nx.DiGraph()
     model.add_nodes_from((node.name, {"is_input": True}) for node in graph.find_nodes(op="placeholder"))
     for unit, nodes in units.items():
-        model.add_node(unit, time_us=_sum_of_tables(map(_latency, nodes)), nodes=tuple(node.name for node in nodes))
+        model.add_node(unit, nodes=tuple(node.name for node in nodes), **_unit_values(nodes))
     for node in graph.nodes:
         if node.op == "placeholder" or node in unit_of:
             _add_value(model, node, unit_of)
@@ -147,8 +150,27 @@ def _is_free(node: fx.Node) -> bool:
     return node.target is operator.getitem
 
 
+def _unit_values(nodes: list[fx.Node]) -> dict[str, object]:
+    layers = [layer for node in nodes if (layer := LAYER.get(node)) is not None]
+    return {
+        "time_us": _sum_of_tables(map(_latency, nodes)),
+        "clock_bound_us": _sum_of_tables(map(_clock_bound, nodes)),
+        "crowded_us": _sum_of_tables(map(_crowded, nodes)),
+        "weight_bytes": sum(layer.weight_bytes for layer in layers),
+        "tensor_bytes": max((layer.input_bytes + layer.output_bytes for layer in layers), default=0),
+    }
+
+
+def _clock_bound(node: fx.Node) -> Mapping[CoreConfiguration, float]:
+    return {c: prediction.time_us * prediction.clock_bound for c, prediction in (LATENCY.get(node) or {}).items()}
+
+
+def _crowded(node: fx.Node) -> Mapping[CoreConfiguration, float]:
+    return {c: prediction.time_us * prediction.crowding for c, prediction in (LATENCY.get(node) or {}).items()}
+
+
 def _latency(node: fx.Node) -> Mapping[CoreConfiguration, float]:
-    return LATENCY.get(node) or {}
+    return {configuration: prediction.time_us for configuration, prediction in (LATENCY.get(node) or {}).items()}
 
 
 def _cost(node: fx.Node) -> float:

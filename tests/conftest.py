@@ -2,20 +2,16 @@
 
 import copy
 import os
+import shutil
+import subprocess
 
 import pytest
 import torch
+from compiled_plans import compile_replicas, on_cores
 from torch import nn
 
 import cospipe
-from cospipe.ir.capture import capture
-from cospipe.ir.plan import CoreConfiguration, PipelinePlan, StagePlan
 from cospipe.ir.soc import load_soc
-from cospipe.passes.fold_batch_norm import FoldBatchNorm
-from cospipe.passes.model_graph import compute_nodes
-from cospipe.passes.partition import tag_stages
-from cospipe.passes.pipeline import PassManager, parse_pipeline
-from cospipe.passes.split import Split
 
 
 class SmallNetwork(nn.Module):
@@ -55,51 +51,8 @@ def compile_in_three(network, inputs, soc, configurations, output, passes=""):
     ``configurations`` holds the cluster and the cpu ids of each stage. The middle stage starts behind the first two
     nodes and ends before the last half. ``passes`` run first; what they compute of weights goes with its reader.
     """
-    from cospipe.backends.tvm.pack import PackRequest, pack
-
-    captured = capture(network, inputs)
-    originals = dict(captured.named_parameters())
-    pipeline = PassManager([*parse_pipeline(passes), FoldBatchNorm()])(captured).graph_module
-    parts = _three_parts(pipeline.graph)
-    stages = tuple(
-        StagePlan(
-            name=f"stage{i}",
-            configuration=CoreConfiguration(cluster, len(cpu_ids)),
-            cpu_ids=cpu_ids,
-            nodes=part,
-            compute_us=1,
-            hand_over_us=0,
-            hand_over_bytes=0,
-        )
-        for i, (part, (cluster, cpu_ids)) in enumerate(zip(parts, configurations, strict=True))
-    )
-    plan = PipelinePlan(soc=soc.name, objective="throughput", stages=stages)
-    tag_stages(pipeline, plan)
-    with torch.no_grad():
-        expected = network(*inputs)
-    request = PackRequest(
-        pipeline=Split()(pipeline).graph_module,
-        soc=soc,
-        machine=soc,
-        model="SmallNetwork",
-        passes=",".join(filter(None, [passes, "fold-batch-norm,partition,split"])),
-        example_inputs=inputs,
-        expected=expected,
-        originals=originals,
-    )
-    return cospipe.Optimized(plan, pack(request, output, lambda step: None))
-
-
-def _three_parts(graph):
-    nodes, waiting = [], []
-    for node in compute_nodes(graph):
-        waiting.append(node.name)
-        done = {name for group in nodes for name in group}
-        if any(read.op == "placeholder" or read.name in done for read in node.all_input_nodes):
-            nodes.append(waiting)
-            waiting = []
-    groups = [nodes[:2], nodes[2 : len(nodes) // 2], nodes[len(nodes) // 2 :]]
-    return [[name for group in part for name in group] for part in groups]
+    replicas = [(on_cores(cluster, cpu_ids),) for cluster, cpu_ids in configurations]
+    return compile_replicas(network, inputs, soc, replicas, output, passes)
 
 
 @pytest.fixture(scope="session")
@@ -171,6 +124,41 @@ def emulator():
     try:
         return find_emulator()
     except EmulatorError as error:
+        if os.environ.get("COSPIPE_REQUIRE_EMULATOR"):
+            raise
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def qemu():
+    """A qemu-aarch64 that loads plugins; CI must have QEMU, but not every Debian builds it with plugins."""
+    found = shutil.which("qemu-aarch64")
+    if found is None and os.environ.get("COSPIPE_REQUIRE_EMULATOR"):
+        pytest.fail("qemu-aarch64 is missing")
+    if found is None:
+        pytest.skip("qemu-aarch64 is missing (Debian: apt-get install qemu-user)")
+    if "-plugin" not in subprocess.run([found, "--help"], capture_output=True, text=True, check=False).stdout:
+        pytest.skip(f"{found} was built without plugins")
+    return found
+
+
+@pytest.fixture(scope="session")
+def plugin(qemu, tmp_path_factory):
+    """The plugin, compiled for this QEMU."""
+    from cospipe.backends.emulator.instruction_counter import build_plugin
+
+    return build_plugin(tmp_path_factory.mktemp("plugin"), qemu)
+
+
+@pytest.fixture(scope="session")
+def llvm_tools():
+    """llvm-mca and llvm-objdump, new enough for every core; CI must have them."""
+    from cospipe.backends.emulator.kernel_cycles import OLDEST_LLVM
+    from cospipe.backends.emulator.llvm_mca import LlvmToolError, find_llvm_tools
+
+    try:
+        return find_llvm_tools(OLDEST_LLVM)
+    except LlvmToolError as error:
         if os.environ.get("COSPIPE_REQUIRE_EMULATOR"):
             raise
         pytest.skip(str(error))

@@ -106,7 +106,17 @@ def test_running_a_bundle_reaches_nothing_heavy():
     assert not top_level(found) & set(HEAVY)
 
 
-PLAIN = ("adapter_file", "adapter_summary", "errors", "manifest", "plan", "soc", "spectral_config", "tensor_file")
+PLAIN = (
+    "adapter_file",
+    "adapter_summary",
+    "errors",
+    "manifest",
+    "plan",
+    "simulator",
+    "soc",
+    "spectral_config",
+    "tensor_file",
+)
 
 
 @pytest.mark.parametrize("module", [*(f"cospipe.ir.{name}" for name in PLAIN), "cospipe.cli"])

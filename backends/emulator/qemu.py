@@ -44,7 +44,7 @@ class Emulator:
         values: Mapping[str, Array],
         overrides: Mapping[str, Array] | None = None,
     ) -> dict[str, Array]:
-        """Call one stage of a bundle.
+        """Call one stage of a bundle, in its first build.
 
         Parameters
         ----------
@@ -67,13 +67,28 @@ class Emulator:
         EmulatorError
             When the emulated program fails; the message ends with its own.
         """
+        files = bundle.file(stage.library), bundle.file(stage.weights)
+        return self.run_library(stage, *files, values, overrides)
+
+    def run_library(
+        self,
+        stage: StageFiles,
+        library: Path,
+        weights: Path,
+        values: Mapping[str, Array],
+        overrides: Mapping[str, Array] | None = None,
+    ) -> dict[str, Array]:
+        """Call a compiled stage that need not be in a bundle: ``library`` and ``weights`` are its files.
+
+        Everything else is as for :meth:`run_stage`.
+        """
         with tempfile.TemporaryDirectory(prefix="cospipe-emulator-") as scratch:
             folder = Path(scratch)
-            (folder / "weights.safetensors").symlink_to(bundle.file(stage.weights))
+            (folder / "weights.safetensors").symlink_to(weights.resolve())
             write_tensors(folder / "inputs.safetensors", {spec.name: values[spec.name] for spec in stage.inputs})
             write_tensors(folder / "overrides.safetensors", overrides or {})
             _write_arguments(folder, stage)
-            self._call(folder, bundle.file(stage.library), _threads(bundle, stage), stage.name)
+            self._call(folder, library.resolve(), stage.threads, stage.name)
             return _read_results((folder / "results").read_bytes(), stage)
 
     def _call(self, folder: Path, library: Path, threads: int, stage: str) -> None:
@@ -123,11 +138,6 @@ def _build_runner(runtime: Path) -> Path:
         zig_compile(options, new, "aarch64")
         new.replace(runner)
     return runner
-
-
-def _threads(bundle: Bundle, stage: StageFiles) -> int:
-    planned = next(planned for planned in bundle.manifest.plan.stages if planned.name == stage.name)
-    return planned.configuration.cores
 
 
 def _write_arguments(folder: Path, stage: StageFiles) -> None:

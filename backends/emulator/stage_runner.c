@@ -234,7 +234,7 @@ static void write_results(TVMFFIAny results, const char* path) {
   if (fclose(file) != 0) fail("cannot write", path);
 }
 
-/* A system call that fails without effect; benchmarks/instruction_counter.c knows its arguments. */
+/* A system call that fails without effect; instruction_counter.c knows its arguments. */
 static void mark(int what) { (void)getpriority((__priority_which_t)MARK, (id_t)what); }
 
 static TVMFFIAny run(TVMFFIAny stage, TVMFFIAny* arguments, int32_t count) {

@@ -1,17 +1,18 @@
-"""Which cores of this machine the stages of a plan really get."""
+"""Which cores of this machine the replicas of a plan's stages really get."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Literal
 
 from cospipe.ir.plan import PipelinePlan
 
 
 @dataclass(frozen=True)
-class StagePlacement:
-    """Cores of one stage on the machine that runs it.
+class ReplicaPlacement:
+    """Cores of one replica of a stage on the machine that runs it.
 
     Parameters
     ----------
@@ -21,12 +22,16 @@ class StagePlacement:
         Threads of its pool.
     kind : str
         ``plan``: the plan's own cores. ``substitute``: as many other cores, its own. ``shared``: too few cores here,
-        all stages share them.
+        all replicas of all stages share them.
     """
 
     cpu_ids: tuple[int, ...]
     threads: int
     kind: Literal["plan", "substitute", "shared"]
+
+
+StagePlacement = tuple[ReplicaPlacement, ...]
+"""The placements of a stage's replicas."""
 
 
 def available_cpus() -> tuple[int, ...]:
@@ -46,13 +51,17 @@ def place(plan: PipelinePlan, architecture_matches_soc: bool, cpus: tuple[int, .
     cpus : tuple of int
         Cores this process may use.
     """
-    if architecture_matches_soc and all(set(stage.cpu_ids) <= set(cpus) for stage in plan.stages):
-        return tuple(StagePlacement(s.cpu_ids, len(s.cpu_ids), "plan") for s in plan.stages)
-    wanted = [len(stage.cpu_ids) for stage in plan.stages]
-    if sum(wanted) > len(cpus):
-        return tuple(StagePlacement(cpus, min(count, len(cpus)), "shared") for count in wanted)
-    starts = [sum(wanted[:i]) for i in range(len(wanted))]
-    return tuple(
-        StagePlacement(cpus[start : start + count], count, "substitute")
-        for start, count in zip(starts, wanted, strict=True)
-    )
+    replicas = [replica for stage in plan.stages for replica in stage.replicas]
+    wanted = [len(replica.cpu_ids) for replica in replicas]
+    if architecture_matches_soc and all(set(replica.cpu_ids) <= set(cpus) for replica in replicas):
+        placed = [ReplicaPlacement(replica.cpu_ids, len(replica.cpu_ids), "plan") for replica in replicas]
+    elif sum(wanted) > len(cpus):
+        placed = [ReplicaPlacement(cpus, min(count, len(cpus)), "shared") for count in wanted]
+    else:
+        ends = list(accumulate(wanted))
+        placed = [
+            ReplicaPlacement(cpus[end - count : end], count, "substitute")
+            for end, count in zip(ends, wanted, strict=True)
+        ]
+    remaining = iter(placed)
+    return tuple(tuple(next(remaining) for _ in stage.replicas) for stage in plan.stages)

@@ -1,92 +1,42 @@
-"""The pipeline runner: one thread a stage, pinned to the plan's cores, bounded queues in between."""
+"""The pipeline runner: a thread a replica of a stage, pinned to the plan's cores, with short queues in between."""
 
 from __future__ import annotations
 
-import os
-import platform
-import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
+from math import ceil
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from cospipe.backends.bundle import Bundle
 from cospipe.backends.runtime.adapter_weights import Overrides, adapter_overrides
+from cospipe.backends.runtime.checks import check_runs_here
 from cospipe.backends.runtime.frame import Frame, frame_problems
-from cospipe.backends.runtime.placement import StagePlacement, available_cpus, place
-from cospipe.backends.runtime.stage import StageExecutable, as_tensor, to_numpy
-from cospipe.backends.runtime.statistics import RunStatistics, StageTimes
-from cospipe.backends.runtime.tvm_runtime import compatible_version, configure_thread_pool, runtime_version
+from cospipe.backends.runtime.generations import WeightGenerations, Weights
+from cospipe.backends.runtime.job import Job
+from cospipe.backends.runtime.link import Link
+from cospipe.backends.runtime.placement import available_cpus, place
+from cospipe.backends.runtime.run import Run
+from cospipe.backends.runtime.stage import as_tensor, to_numpy
+from cospipe.backends.runtime.statistics import RunStatistics, stage_times
+from cospipe.backends.runtime.tvm_runtime import configure_thread_pool
+from cospipe.backends.runtime.worker import ReplicaWorker, SharedBuild
 from cospipe.ir.adapter_file import StoredAdapter
-from cospipe.ir.errors import BundleError, CospipeError, StageError, UsageError, several
-from cospipe.ir.manifest import Manifest
+from cospipe.ir.errors import CospipeError, UsageError, several
+from cospipe.ir.manifest import Manifest, StageFiles
+from cospipe.ir.plan import StagePlan
+from cospipe.ir.tensor_file import aligned_copy
 
 _Result = TypeVar("_Result")
-
-
-@dataclass
-class _Job:
-    """A frame on its way: its run and weights, the tensors later stages still need, and its times so far."""
-
-    run: int
-    values: dict[str, Any]
-    generation: int = 0
-    accepted_s: float = 0.0
-    started_s: float = 0.0
-    finished_s: float = 0.0
-
-    @property
-    def entered_s(self) -> float:
-        return min(self.accepted_s, self.started_s)  # the first stage may be quicker than the thread that hands over
-
-
-@dataclass
-class _Stage:
-    """What a stage's thread works with; ``weights`` by generation, older ones until a frame of a newer one comes."""
-
-    name: str
-    executable_arguments: tuple[Any, ...]
-    placement: StagePlacement
-    kept: frozenset[str]
-    incoming: queue.Queue[_Job | StageError | None]
-    outgoing: queue.Queue[_Job | StageError | None]
-    times: StageTimes
-    ready: threading.Event = field(default_factory=threading.Event)
-    failure: CospipeError | None = None
-    executable: StageExecutable | None = None
-    weights: dict[int, list[Any]] = field(default_factory=dict)
-
-
-def check_runs_here(manifest: Manifest) -> None:
-    """Check that this machine can run a bundle.
-
-    Raises
-    ------
-    BundleError
-        When it was made for another architecture or TVM version; both are said.
-    """
-    problems = []
-    if manifest.architecture != platform.machine():
-        problems.append(
-            f"it was compiled for {manifest.architecture}, this machine is {platform.machine()}; run it on the"
-            " board, or check it here with: cospipe verify BUNDLE --emulate"
-        )
-    if compatible_version(manifest.tvm_version) != runtime_version():
-        problems.append(
-            f"it was compiled with TVM {manifest.tvm_version}, installed is {runtime_version()}; compile it again or "
-            f"install apache-tvm {compatible_version(manifest.tvm_version)}"
-        )
-    if problems:
-        raise BundleError(several("This bundle does not run here", problems))
+_LEAST_SPEED_RATIO = 2.5
 
 
 class PipelineRunner:
-    """Runs frames through the stages of a bundle, all stages at once on different frames.
+    """Runs frames through the stages of a bundle, all stages and replicas at once on different frames.
 
     Use it as a context manager, once; inside, call :meth:`run` as often as you like. Results come in the order of
     the frames. ``statistics`` are those of the latest run.
@@ -119,65 +69,76 @@ class PipelineRunner:
         check_runs_here(bundle.manifest)
         if queue_depth < 1:
             raise UsageError(f"The queue depth must be at least 1, not {queue_depth}.")
+        manifest = bundle.manifest
         self.bundle = bundle
-        self._queues: list[queue.Queue[Any]] = [queue.Queue(queue_depth) for _ in bundle.manifest.stages]
-        self._results: queue.Queue[_Job | StageError | None] = queue.Queue()
-        self._stopping = threading.Event()
-        self._stages = self._make_stages(adapter_overrides(bundle, adapter))
-        self._generation = 0
-        self._met_generation = -1
-        self._accepting = threading.Lock()
-        self._swapping = threading.Lock()
-        self._accepted = 0
+        self._placements = place(manifest.plan, manifest.architecture == manifest.soc_architecture, available_cpus())
+        self._window = sum(queue_depth + _frames_at_work(stage) for stage in manifest.plan.stages)
+        self._links: list[Link[Job]] = [Link(queue_depth) for _ in manifest.stages]
+        self._builds: list[SharedBuild] = []
+        self._workers: list[ReplicaWorker] = []
+        self._make_workers(adapter_overrides(bundle, adapter))
         self._threads: list[threading.Thread] = []
-        self._latest_run = 0
-        self.statistics = RunStatistics([stage.times for stage in self._stages])
+        self._was_started = False
+        self._failure: CospipeError | None = None
+        self._swapping = threading.Lock()
+        self._generations: WeightGenerations
+        self._run: Run | None = None
+        self.statistics = self._new_statistics()
 
-    def _make_stages(self, overrides: dict[str, Overrides]) -> list[_Stage]:
+    def _new_statistics(self) -> RunStatistics:
+        stages = zip(self.bundle.manifest.plan.stages, self._placements, strict=True)
+        return RunStatistics([stage_times(planned, placements) for planned, placements in stages])
+
+    def _make_workers(self, overrides: dict[str, Overrides]) -> None:
         manifest = self.bundle.manifest
-        placements = place(manifest.plan, manifest.architecture == manifest.soc_architecture, available_cpus())
-        links = [*self._queues, self._results]
-        return [
-            _Stage(
-                name=f"{files.name} ({planned.configuration})",
-                executable_arguments=(
-                    files,
-                    self.bundle.file(files.library),
-                    self.bundle.file(files.weights),
-                    overrides[files.name],
-                ),
-                placement=placement,
-                kept=_needed_after(manifest, position),
-                incoming=links[position],
-                outgoing=links[position + 1],
-                times=StageTimes(files.name, str(planned.configuration), placement, planned.time_us),
-            )
-            for position, (files, planned, placement) in enumerate(
-                zip(manifest.stages, manifest.plan.stages, placements, strict=True)
-            )
-        ]
+        for number, (files, planned) in enumerate(zip(manifest.stages, manifest.plan.stages, strict=True)):
+            first_build = len(self._builds)
+            self._builds += [self._build(build, overrides[files.name]) for build in files.builds]
+            is_last = number == len(manifest.stages) - 1
+            for replica, build in enumerate(files.replica_builds):
+                worker = ReplicaWorker(
+                    name=_worker_name(planned, replica),
+                    stage=number,
+                    replica=replica,
+                    build=self._builds[first_build + build],
+                    placement=self._placements[number][replica],
+                    kept=_needed_after(manifest, number),
+                    incoming=self._links[number],
+                    pass_on=self._finish if is_last else self._links[number + 1].put,
+                    weights_of=partial(self._weights, first_build + build),
+                    fail=self._fail,
+                )
+                self._workers.append(worker)
+
+    def _build(self, files: StageFiles, overrides: Overrides) -> SharedBuild:
+        return SharedBuild(files, self.bundle.file(files.library), self.bundle.file(files.weights), overrides)
+
+    def _weights(self, build: int, generation: int) -> Weights:
+        return self._generations.get(generation, build)
 
     def __enter__(self) -> PipelineRunner:
-        """Start the stage threads; return when every stage is loaded and warm."""
-        if self._threads or self._stopping.is_set():
+        """Start the threads; return when every stage is loaded and warm."""
+        if self._was_started:
             raise UsageError("A runner is started once; make a new one.")
+        self._was_started = True
         try:
-            self._start_stages()
+            self._start()
         except BaseException:
             self.close()
             raise
         return self
 
-    def _start_stages(self) -> None:
-        for stage in self._stages:
-            thread = threading.Thread(target=self._work, args=(stage,), name=stage.name, daemon=True)
+    def _start(self) -> None:
+        for worker in self._workers:
+            thread = worker.thread()
             thread.start()
             self._threads.append(thread)
-        for stage in self._stages:
-            stage.ready.wait()
-        for stage in self._stages:
-            if stage.failure is not None:
-                raise stage.failure
+        for worker in self._workers:
+            worker.ready.wait()
+        for worker in self._workers:
+            if worker.failure is not None:
+                raise worker.failure
+        self._generations = WeightGenerations([build.first.weights for build in self._builds])
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -185,56 +146,65 @@ class PipelineRunner:
         self.close()
 
     def close(self) -> None:
-        """Stop the stages after the frame they are at, and wait for their threads."""
-        self._stopping.set()
-        if self._threads:
-            self._queues[0].put(None)
+        """Stop the stages after the frames they are at, and wait for their threads."""
+        self._stop(UsageError("The runner was closed before this run was over."))
         for thread in self._threads:
             thread.join()
         self._threads.clear()
-        self._results.put(None)  # whoever waits for a result learns that none will come
+
+    def _fail(self, error: CospipeError) -> None:
+        """Stop everything because one replica cannot go on; the first failure counts."""
+        self._failure = self._failure or error
+        self._stop(self._failure)
+
+    def _stop(self, reason: CospipeError) -> None:
+        self._was_started = True
+        for link in self._links:
+            link.close()
+        if self._run is not None:
+            self._run.end(reason)
 
     def run(self, frames: Iterable[Frame]) -> Iterator[Frame]:
-        """Run frames through the pipeline and yield their outputs in order.
+        """Run frames through the pipeline and yield their outputs in order, each as soon as it is there.
 
         Parameters
         ----------
         frames : iterable of dict
-            Arrays by input name; taken from the iterable only as fast as the pipeline accepts them.
+            Arrays by input name; taken from the iterable only as fast as the pipeline accepts them and results are
+            taken, by a thread of their own.
 
         Raises
         ------
         UsageError
-            When an input is missing, unknown, or has another shape or dtype.
+            When an input is missing, unknown, or has another shape or dtype; after the results of those before it.
         StageError
-            When a stage fails; it carries the stage's name and the reason.
+            When a stage fails; it carries the stage's name and the reason. Results that were not out yet are lost.
         """
         if not self._threads:
             raise UsageError("The runner is not started; use it in a with statement.")
-        self._latest_run += 1
-        self._accepted = 0
-        for stage in self._stages:
-            stage.times = replace(stage.times, busy_us=[])
-        self.statistics = RunStatistics([stage.times for stage in self._stages])
-        return self._results_of(self._latest_run, frames)
+        if self._run is not None:
+            self._run.end(UsageError("Another run of this runner has begun, which ended this one."))
+        self.statistics = self._new_statistics()
+        self._run = run = Run(frames, self._accept, self._window, self.statistics)
+        self._generations.begin_run(run)
+        if self._failure is not None:
+            run.end(self._failure)
+        outputs = [spec.name for spec in self.bundle.manifest.outputs]
+        return (to_numpy(values, outputs) for values in run.results())
 
-    def _results_of(self, run: int, frames: Iterable[Frame]) -> Iterator[Frame]:
-        inside = 0
-        for frame in frames:
-            self._check_current(run)
-            inputs = self._inputs(frame)
-            with self._accepting:
-                job = _Job(run, inputs, self._generation)
-                self._met_generation = self._generation
-                self._accepted += 1
-            self._queues[0].put(job)
-            job.accepted_s = perf_counter()  # waiting for the pipeline to accept a frame is not part of its latency
-            inside += 1
-            while not self._results.empty():
-                yield self._take(run)
-                inside -= 1
-        for _ in range(inside):
-            yield self._take(run)
+    def _accept(self, run: Run, number: int, frame: Frame) -> bool:
+        """Bring a frame to the first stage; return whether it took it."""
+        if problems := frame_problems(self.bundle.manifest, frame):
+            raise UsageError(several("This input does not fit the network", problems))
+        values = {name: as_tensor(aligned_copy(array)) for name, array in frame.items()}  # callers reuse their buffers
+        job = Job(run, number, values, self._generations.enter(run))
+        was_taken = self._links[0].put(job)
+        job.accepted_s = perf_counter()  # waiting for the pipeline to accept a frame is not part of its latency
+        return was_taken
+
+    def _finish(self, job: Job) -> None:
+        self._generations.leave(job.generation)
+        job.run.receive(job)
 
     def swap_adapter(self, adapter: StoredAdapter | str | Path | None) -> int:
         """Give a started pipeline another adapter, from any thread, also while frames are running.
@@ -261,95 +231,16 @@ class PipelineRunner:
         AdapterError
             When the adapter does not fit the bundle; then the pipeline goes on as it was.
         """
-        if not self._threads or self._stopping.is_set():
+        if not self._threads:
             raise UsageError("The runner is not started; use it in a with statement.")
         overrides = adapter_overrides(self.bundle, adapter)
         with self._swapping:
-            made = _in_thread_of_one_core(lambda: [_weights_with(stage, overrides) for stage in self._stages])
-            with self._accepting:
-                for stage, weights in zip(self._stages, made, strict=True):
-                    stage.weights[self._generation + 1] = weights
-                    if self._generation > self._met_generation:
-                        stage.weights.pop(self._generation, None)
-                self._generation += 1
-                return self._accepted
-
-    def _check_current(self, run: int) -> None:
-        if self._stopping.is_set():
-            raise UsageError("The runner was closed before this run was over.")
-        if run != self._latest_run:
-            raise UsageError("Another run of this runner has begun, which ended this one.")
-
-    def _inputs(self, frame: Frame) -> dict[str, Any]:
-        if problems := frame_problems(self.bundle.manifest, frame):
-            raise UsageError(several("This input does not fit the network", problems))
-        return {name: as_tensor(array.copy()) for name, array in frame.items()}  # callers reuse their buffers
-
-    def _take(self, run: int) -> Frame:
-        """Return the next result of a run; what an earlier one, broken off, left behind is dropped."""
-        while True:
-            self._check_current(run)
-            job = self._results.get()
-            if isinstance(job, StageError):
-                self._results.put(job)  # the stage has stopped: every later run meets this error, too
-                raise job
-            if job is not None and job.run == run:
-                break
-        self.statistics.record(job.entered_s, job.finished_s)
-        return to_numpy(job.values, [spec.name for spec in self.bundle.manifest.outputs])
-
-    def _work(self, stage: _Stage) -> None:
-        """Body of a stage thread."""
-        executable = self._start(stage)
-        while (job := stage.incoming.get()) is not None:
-            if executable is None or self._stopping.is_set():
-                continue  # keep the queue moving so that nobody waits for ever
-            result = job if isinstance(job, StageError) else _step(stage, executable, job)
-            stage.outgoing.put(result)
-            if isinstance(result, StageError):
-                executable = None
-        if stage.outgoing is not self._results:
-            stage.outgoing.put(None)
-
-    def _start(self, stage: _Stage) -> StageExecutable | None:
-        try:
-            cpus = stage.placement.cpu_ids
-            os.sched_setaffinity(0, cpus)
-            configure_thread_pool(cpus, stage.placement.threads)
-            executable = StageExecutable(*stage.executable_arguments)
-            executable.warm_up()
-            stage.executable, stage.weights[0] = executable, executable.weights
-            if stage.placement.kind != "shared":
-                os.sched_setaffinity(0, cpus[:1])  # the pool has just widened it to all its cores
-            return executable
-        except CospipeError as error:
-            stage.failure = error
-        except Exception as error:
-            stage.failure = StageError(stage.name, f"{stage.name} could not be started: {error}")
-        finally:
-            stage.ready.set()
-        return None
+            made = _in_thread_of_one_core(lambda: [_weights_with(build, overrides) for build in self._builds])
+            return self._generations.add(made)
 
 
-def _step(stage: _Stage, executable: StageExecutable, job: _Job) -> _Job | StageError:
-    started = perf_counter()
-    try:
-        # a list, because a swap in another thread may add weights meanwhile
-        for older in [generation for generation in list(stage.weights) if generation < job.generation]:
-            del stage.weights[older]
-        outputs = executable.call(job.values, stage.weights[job.generation])
-    except Exception as error:
-        return StageError(stage.name, f"{stage.name} failed: {error}")
-    job.started_s = job.started_s or started
-    job.finished_s = perf_counter()
-    stage.times.busy_us.append((job.finished_s - started) * 1e6)
-    job.values = {name: tensor for name, tensor in (job.values | outputs).items() if name in stage.kept}
-    return job
-
-
-def _weights_with(stage: _Stage, overrides: dict[str, Overrides]) -> list[Any]:
-    assert stage.executable is not None
-    return stage.executable.weights_with(overrides[stage.executable.files.name])
+def _weights_with(build: SharedBuild, overrides: dict[str, Overrides]) -> Weights:
+    return build.first.weights_with(overrides[build.first.files.name])
 
 
 def _in_thread_of_one_core(work: Callable[[], _Result]) -> _Result:
@@ -359,12 +250,29 @@ def _in_thread_of_one_core(work: Callable[[], _Result]) -> _Result:
 
 @cache
 def _thread_of_one_core() -> ThreadPoolExecutor:
-    """Return the one thread of this process that makes weights: TVM keeps the pool of a thread that has ended."""
+    """Return the one thread of this process that makes weights."""
     return ThreadPoolExecutor(
         max_workers=1, thread_name_prefix="adapter", initializer=configure_thread_pool, initargs=(available_cpus(), 1)
     )
 
 
+def _worker_name(planned: StagePlan, replica: int) -> str:
+    which = f" replica {replica}" if len(planned.replicas) > 1 else ""
+    return f"{planned.name}{which} ({planned.replicas[replica].text})"
+
+
 def _needed_after(manifest: Manifest, position: int) -> frozenset[str]:
     later = {spec.name for stage in manifest.stages[position + 1 :] for spec in stage.inputs}
     return frozenset(later | {spec.name for spec in manifest.outputs})
+
+
+def _frames_at_work(stage: StagePlan) -> int:
+    """Return how many frames a stage may have taken and not handed out in order: fast replicas run ahead of slow ones.
+
+    While the slowest replica computes one, each of the others finishes as many as it is faster, and begins another.
+    """
+    if len(stage.replicas) == 1:
+        return 1
+    times_us = [replica.compute_us for replica in stage.replicas]
+    ratio = max(times_us) / min(times_us) if min(times_us) else 1.0
+    return len(stage.replicas) * (1 + ceil(max(ratio, _LEAST_SPEED_RATIO)))

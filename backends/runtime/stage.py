@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,17 @@ class StageExecutable:
         if missing := [name for name in files.weight_names if name not in self._stored.entries]:
             raise BundleError(f"{weights.name} lacks the weights {', '.join(missing)} of {files.name}.")
         self._module = _load(library)
+        if files.shares_by_speed:
+            _share_by_speed(files, self._module)
         self._overrides = dict(overrides or {})
         self.weights = self._prepare(self._overrides, files.weight_arguments)
         self._main = _main(files, self._module)
+
+    def twin(self) -> StageExecutable:
+        """Return another executable, for a thread of its own, that shares the library and the weights with this one."""
+        twin = copy(self)
+        twin._main = _main(self.files, self._module)
+        return twin
 
     def call(self, values: Mapping[str, Any], weights: Sequence[Any] | None = None) -> dict[str, Any]:
         """Run the stage on TVM tensors by value name; return its outputs as TVM tensors by value name.
@@ -94,6 +103,13 @@ def _load(library: Path) -> Any:
         raise
     except Exception as error:
         raise BundleError(f"The library {library.name} cannot be loaded: {first_line(error)}.") from error
+
+
+def _share_by_speed(files: StageFiles, module: Any) -> None:
+    try:
+        module.get_function("share_by_speed", query_imports=True)()
+    except Exception as error:
+        raise BundleError(f"The library {files.library} cannot be loaded: {first_line(error)}.") from error
 
 
 def _machine(files: StageFiles, module: Any, allocator: int) -> Any:

@@ -18,6 +18,7 @@ from tvm.target import Target
 from cospipe.backends.tvm.elementary import use_vector_functions
 from cospipe.backends.tvm.generic_kernels import generic_nodes, note_generic_kernels
 from cospipe.backends.tvm.importer import import_stage
+from cospipe.backends.tvm.kernel_calls import KernelCall, fuse_operators, kernel_calls, note_kernel_calls
 from cospipe.backends.tvm.kernel_descriptions import KernelDescription, describe_kernels, note_reductions
 from cospipe.backends.tvm.layout import LayoutRewriter
 from cospipe.backends.tvm.layout_rules import RULES
@@ -28,6 +29,8 @@ from cospipe.backends.tvm.tiling import Core
 from cospipe.backends.tvm.weight_preparation import lift_weight_preparation, weight_arguments
 from cospipe.ir.errors import CospipeError, LoweringError, first_line
 from cospipe.ir.manifest import WeightArgument
+
+_SHARE_BY_SPEED = str(Path(__file__).with_name("share_by_speed.c"))
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,15 @@ class LoweredStage:
         Nodes without a kernel of their own: the generic schedule computes them, and that is slow.
     kernels : tuple of KernelDescription
         What each kernel of the library is.
+    calls : tuple of KernelCall
+        The kernels that every run calls, in order, and the nodes they compute.
     """
 
     weight_names: tuple[str, ...]
     weight_arguments: tuple[WeightArgument, ...]
     generic_nodes: tuple[str, ...]
     kernels: tuple[KernelDescription, ...]
+    calls: tuple[KernelCall, ...]
 
 
 def lowering_passes(target: Target, core: Core, allows_winograd: bool = True) -> list[TvmPass]:
@@ -65,7 +71,7 @@ def lowering_passes(target: Target, core: Core, allows_winograd: bool = True) ->
         relax.transform.FoldConstant(),
         lift_weight_preparation,
         note_generic_kernels,
-        relax.transform.FuseOps(),
+        fuse_operators,
         relax.transform.FuseTIR(),
         relax.transform.DeadCodeElimination(),
         relax.transform.RewriteDataflowReshape(),
@@ -76,6 +82,7 @@ def lowering_passes(target: Target, core: Core, allows_winograd: bool = True) ->
         # Phase 3: what the virtual machine needs
         *cpu_pipeline.library_dispatch_passes(target),
         *cpu_pipeline.dataflow_lower_passes(target),
+        note_kernel_calls,
         *cpu_pipeline.finalize_passes(target),
     ]
 
@@ -112,6 +119,7 @@ def lower_stage(
     library: Path,
     *,
     allows_winograd: bool = True,
+    shares_by_speed: bool = False,
 ) -> LoweredStage:
     """Compile one stage into a shared library.
 
@@ -129,6 +137,9 @@ def lower_stage(
         File to write.
     allows_winograd : bool
         Whether 3x3 convolutions may be computed by Winograd's method, see :func:`cospipe.optimize`.
+    shares_by_speed : bool
+        Whether the threads of a kernel take parts of it as they can instead of equal ones, once the library's function
+        ``share_by_speed`` has been called.
 
     Returns
     -------
@@ -145,7 +156,8 @@ def lower_stage(
         with target:
             module = tvm.transform.Sequential(lowering_passes(target, core, allows_winograd))(imported.module)
             executable = tvm.compile(module, target=target, relax_pipeline=tvm.transform.Sequential([]))
-        executable.export_library(str(library), fcompile=_linker(str(target.attrs["mtriple"]).split("-")[0]))
+        linker = _linker(str(target.attrs["mtriple"]).split("-")[0], [_SHARE_BY_SPEED] if shares_by_speed else [])
+        executable.export_library(str(library), fcompile=linker)
     except CospipeError:
         raise
     except Exception as error:
@@ -153,11 +165,13 @@ def lower_stage(
             f"TVM could not compile {library.stem} ({type(error).__name__}): {first_line(error)}."
         ) from error
     arguments = weight_arguments(module, imported.weight_names)
-    return LoweredStage(imported.weight_names, arguments, generic_nodes(module), describe_kernels(module))
+    return LoweredStage(
+        imported.weight_names, arguments, generic_nodes(module), describe_kernels(module), kernel_calls(module)
+    )
 
 
-def _linker(architecture: str) -> Callable[..., None]:
+def _linker(architecture: str, sources: list[str]) -> Callable[..., None]:
     def link(output: str, objects: list[str], *_: Any, **__: Any) -> None:
-        link_shared_library(objects, Path(output), architecture)
+        link_shared_library([*objects, *sources], Path(output), architecture)
 
     return link

@@ -46,6 +46,8 @@ class Core:
         What these cores together read from beyond their L2 in a clock cycle.
     loads_weights_first : bool
         Whether a core does best when the weights of several steps are loaded before the first multiply-add.
+    parts : int
+        Parts that a core's share of a kernel is cut into; several where fast cores take over parts of slow ones.
     """
 
     architecture: str
@@ -57,6 +59,7 @@ class Core:
     cores: int = 1
     memory_bytes_per_cycle: float = 4.0
     loads_weights_first: bool = False
+    parts: int = 1
 
     @property
     def lanes(self) -> int:

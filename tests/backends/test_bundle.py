@@ -31,6 +31,26 @@ def edit(bundle, change):
     path.write_text(json.dumps(manifest))
 
 
+def replica(manifest):
+    return manifest["plan"]["stages"][0]["replicas"][0]
+
+
+def build(manifest):
+    stage = manifest["stages"][0]
+    return {key: stage[key] for key in ("library", "core_type", "threads", "weight_arguments")}
+
+
+def weight(name):
+    return {"tensor": {"name": name, "shape": [1], "dtype": "float32"}, "function": None, "weights": [name]}
+
+
+def add_build(manifest, **changes):
+    """Give the first stage a second replica with a build of its own."""
+    planned = manifest["plan"]["stages"][0]
+    planned["replicas"] = [replica(manifest)] * 2
+    manifest["stages"][0].update(further_builds=[build(manifest) | changes], replica_builds=[0, 1])
+
+
 def test_a_manifest_names_every_file(bundle):
     assert set(bundle.manifest.files) | {"manifest.json"} == set(contents(bundle.folder))
     assert bundle.manifest.tvm_version.startswith("0.27")
@@ -59,7 +79,7 @@ def test_any_damaged_file_is_named(bundle, tmp_path, damage, position):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda m: m.update(version=1), r"is of format version 1(.|\n)*reads 2; compile the model again"),
+        (lambda m: m.update(version=1), r"is of format version 1(.|\n)*reads 3; compile the model again"),
         (lambda m: m.update(format="other"), "format"),
         (lambda m: m.update(surprise=1), "surprise"),
         (lambda m: m.pop("plan"), "plan"),
@@ -71,10 +91,17 @@ def test_any_damaged_file_is_named(bundle, tmp_path, damage, position):
         (lambda m: m["stages"][0]["inputs"][0].update(dtype="object"), "dtype"),
         (lambda m: m["stages"][0]["inputs"][0].update(name="nobody"), "nobody"),
         (lambda m: m["outputs"][0].update(name="nobody"), "no stage writes"),
-        (lambda m: m["plan"]["stages"][0]["configuration"].update(cores=0), "at least one core"),
+        (lambda m: replica(m)["cores"][0].update(cores=0), "at least one core"),
         (lambda m: m.update(stages=[]), "stages"),
-        (lambda m: m["plan"]["stages"][0].update(cpu_ids=[]), "cpu ids"),
-        (lambda m: m["plan"]["stages"][0].update(cpu_ids="all"), "cpu_ids"),
+        (lambda m: replica(m).update(cpu_ids=[]), "0 cpu ids for cpu:1"),
+        (lambda m: replica(m).update(cpu_ids="all"), "cpu_ids"),
+        (lambda m: m["plan"]["stages"][0].update(replicas=[replica(m), replica(m)]), "builds are named for 1"),
+        (lambda m: m["stages"][0].update(replica_builds=[1]), "has 1 builds, its replicas run others"),
+        (lambda m: m["stages"][0].update(replica_builds=[]), "replica_builds"),
+        (lambda m: m["stages"][0].update(threads=2), "a library for 2 threads on cpu:1"),
+        (lambda m: m["stages"][0].update(further_builds=[{**build(m), "library": "/bin/true"}]), "inside the bundle"),
+        (lambda m: add_build(m, library="other.so"), "no SHA-256 is given for other.so"),
+        (lambda m: add_build(m, weight_arguments=[weight("nobody")]), "prepares or replaces nobody"),
         (lambda m: m["stages"][0]["inputs"][0].update(shape=[2**31] * 9), "does not hold"),
         (lambda m: m["stages"][0]["weight_names"].append("nobody"), "does not hold nobody"),
         (lambda m: m.update(relative_tolerance=0), "relative_tolerance"),

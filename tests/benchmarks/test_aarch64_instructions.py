@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 from emulated_inference import Setting, infer, one_core
-from instruction_counter import Counts, Report
 from instruction_summary import ratios, summarise
 from models import Network
 from ncnn_network import convert, fill_once, read_outputs, write_inputs
 from torch import nn
 from typer.testing import CliRunner
 
+from cospipe.backends.emulator.instruction_counter import Counts, Report
 from cospipe.ir.errors import EmulatorError, UsageError
 from cospipe.ir.soc import load_soc
 

@@ -23,10 +23,11 @@ from typer.testing import CliRunner
 from cospipe.backends.tvm.kernel_descriptions import KernelDescription
 from cospipe.backends.tvm.target import core_target
 from cospipe.backends.tvm.tiling import Core
+from cospipe.ir.analytic_latency import AnalyticLatencyModel
 from cospipe.ir.capture import capture
 from cospipe.ir.describe import describe_graph
 from cospipe.ir.errors import UsageError
-from cospipe.ir.latency import AnalyticLatencyModel, KernelEfficiency
+from cospipe.ir.kernel_libraries import KernelEfficiency
 from cospipe.ir.layer import LayerKind
 from cospipe.ir.plan import CoreConfiguration
 from cospipe.ir.soc import load_soc
@@ -75,7 +76,7 @@ def measured(tmp_path_factory):
     torch.manual_seed(0)
     inputs = torch.randn(1, 16, 56, 56), torch.randn(2, 40, 64), torch.randn(2, 64, 24)
     network = Network(Several().eval().requires_grad_(False), inputs)
-    timing = time_kernels(network, CLUSTER, HOST.architecture, 1, Duration(3, 0.0), tmp_path_factory.mktemp("kernels"))
+    timing = time_kernels(network, HOST, 1, Duration(3, 0.0), tmp_path_factory.mktemp("kernels"))
     assert 0 <= timing.interrupted <= 1
     return network, timing.calls
 

@@ -110,6 +110,20 @@ def test_matrix_products(function, shapes, gemm):
     assert layer.macs == counted_macs(Function(function), *shapes) == gemm[0] * gemm[1] * gemm[2]
 
 
+@pytest.mark.parametrize(
+    ("model", "shape", "kernel", "output_size", "dilation"),
+    [
+        (nn.Conv2d(3, 8, (3, 5), stride=(1, 2)), (2, 3, 9, 11), (3, 5), (7, 4), 1),
+        (nn.Conv2d(3, 8, 3, dilation=2, padding="same"), (1, 3, 6, 6), (3, 3), (6, 6), 2),
+        (nn.Conv1d(4, 5, 3, stride=2), (2, 4, 9), (3,), (4,), 1),
+        (nn.Linear(7, 5), (2, 3, 7), (), (), 1),
+    ],
+)
+def test_kernel_output_size_and_dilation(model, shape, kernel, output_size, dilation):
+    layer = layer_of(model, shape)
+    assert (layer.kernel, layer.output_size, layer.dilation) == (kernel, output_size, dilation)
+
+
 def test_matrix_times_vector():
     layer = layer_of(Function(torch.matmul), (4, 5), (5,))  # torch's counter leaves these out
     assert (layer.gemm_n, layer.gemm_k, layer.gemm_m, layer.macs) == (4, 5, 1, 20)

@@ -191,7 +191,7 @@ def test_machine_that_tells_nothing(machine, uname):
     (cpu,) = soc.clusters
     assert (cpu.core_type, cpu.cpu_ids, cpu.simd_bytes) == ("x86-64", (0, 1), 16)
     told = {"name", "core_type", "cores", "cpu_ids", "simd_bytes", "simd_registers", "features"}
-    optional = {"capacity", "dynamic_power_uw_per_mhz_v2"}
+    optional = {"capacity", "dynamic_power_uw_per_mhz_v2", "core_power_mw"}
     assert {key.split(".")[-1] for key in soc.estimated if key.startswith("clusters.")} == (
         set(type(cpu).model_fields) - told - optional
     )

@@ -35,6 +35,8 @@ title = "A board"
 architecture = "aarch64"
 hand_over_us = 30
 hand_over_gb_per_s = 2.0
+contention = 0.1
+idle_power_mw = 2000
 sources = ["somebody"]
 estimated = ["clusters.big.parallel_efficiency"]
 
@@ -51,6 +53,7 @@ l1d_kib = 32
 l2_kib = 1024
 memory_bandwidth_gb_per_s = [3.0, 4.0]
 parallel_efficiency = [1.0, 0.8]
+core_power_mw = [300, 1500]
 
 [[clusters]]
 name = "little"
@@ -65,6 +68,19 @@ l1d_kib = 32
 l2_kib = 512
 memory_bandwidth_gb_per_s = [1.5, 2.0]
 parallel_efficiency = [1.0, 0.9]
+
+[[accelerators]]
+name = "Mali-X"
+kind = "gpu"
+gflops = 20
+memory_bandwidth_gb_per_s = 5
+launch_us = 100
+power_mw = 2500
+host_cluster = "little"
+
+[[accelerators]]
+name = "Some NPU"
+kind = "npu"
 """
 
 
@@ -229,6 +245,29 @@ def test_mistakes_of_value_and_of_length_are_told_together():
         ),
         ('"aarch64"', '"riscv64"', "architecture: Input should be 'aarch64', 'armv7' or 'x86_64'"),
         ('["somebody"]', "[]", "sources: Tuple should have at least 1 item"),
+        ("contention = 0.1", "contention = -0.1", "contention: Input should be greater than or equal to 0"),
+        ("contention = 0.1", "contention = 15", "contention: Input should be less than or equal to 1"),
+        ("contention = 0.1", "contention = nan", "contention: Input should be"),
+        ("contention = 0.1", "spread_cost = -1", "spread_cost: Input should be greater than or equal to 0"),
+        ("idle_power_mw = 2000", "idle_power_mw = 0", "idle_power_mw: Input should be greater than 0"),
+        ("idle_power_mw = 2000", "idle_power_w = 2", "idle_power_w: Extra inputs are not permitted"),
+        ("[300, 1500]", "[1500]", "clusters.big.core_power_mw: 1 entries, expected 2 (one a clock level)"),
+        ("[300, 1500]", "[300, -1500]", "clusters.big.core_power_mw.1: Input should be greater than 0"),
+        ("gflops = 20", "gflops = 0", "accelerators.gpu.gflops: Input should be greater than 0"),
+        ("gflops = 20", "gflop = 20", "accelerators.gpu.gflop: Extra inputs are not permitted"),
+        ("launch_us = 100", "launch_us = inf", "accelerators.gpu.launch_us: Input should be a finite number"),
+        ("launch_us = 100", "launch_us = -1", "accelerators.gpu.launch_us: Input should be greater than or equal to 0"),
+        ("power_mw = 2500", "power_mw = -1", "accelerators.gpu.power_mw: Input should be greater than 0"),
+        ("memory_bandwidth_gb_per_s = 5\n", "", "accelerators.gpu: gflops needs memory_bandwidth_gb_per_s beside it"),
+        ('kind = "npu"', 'kind = "dsp"', "accelerators.dsp.kind: Input should be 'gpu' or 'npu'"),
+        ('kind = "npu"', 'kind = "gpu"', "accelerators: there are two of kind 'gpu', which is what plans call them by"),
+        ('host_cluster = "little"', 'host_cluster = "tiny"', "accelerators: host_cluster 'tiny' is no cluster"),
+        ('name = "little"\n', 'name = "npu"\n', "accelerators: a cluster is called 'npu' too"),
+        (
+            '"clusters.big.parallel',
+            '"accelerators.dsp.power',
+            "estimated: no such key in this file: 'accelerators",
+        ),
     ],
 )
 def test_mistake_is_told(old: str, new: str, mistake: str):
@@ -244,8 +283,40 @@ def test_clusters_that_are_no_tables_or_missing_are_told():
 
 
 def test_estimated_keys_may_be_of_the_board_or_of_a_cluster():
-    soc = parse_soc(changed(('"clusters.big.par', '"hand_over_us", "clusters.big.par')), "mini.toml")
-    assert soc.estimated == ("hand_over_us", "clusters.big.parallel_efficiency")
+    more = '"hand_over_us", "accelerators.gpu.power_mw", "clusters.big.par'
+    soc = parse_soc(changed(('"clusters.big.par', more)), "mini.toml")
+    assert soc.estimated == ("hand_over_us", "accelerators.gpu.power_mw", "clusters.big.parallel_efficiency")
+
+
+def test_only_accelerators_with_rates_can_be_planned_for(soc: Soc):
+    assert soc.accelerator_configurations() == (CoreConfiguration("gpu", 1),)
+    gpu = soc.accelerator("gpu")
+    assert gpu is not None
+    assert gpu.name == "Mali-X"
+    assert soc.accelerator("npu") is None
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_bundled_boards_draw_power_that_rises_with_the_clock(name: str):
+    soc = load_soc(name)
+    assert soc.idle_power_mw is not None
+    for cluster in soc.clusters:
+        assert len(cluster.core_power_mw) == len(cluster.clock_mhz)
+        assert list(cluster.core_power_mw) == sorted(set(cluster.core_power_mw))
+
+
+@pytest.mark.parametrize("name", [name for name in BOARDS if len(CLUSTERS[name]) > 1])
+def test_faster_clusters_of_bundled_boards_draw_more(name: str):
+    powers = [cluster.core_power_mw[-1] for cluster in load_soc(name).clusters]
+    assert powers == sorted(powers, reverse=True)
+
+
+def test_a_core_draws_more_than_its_dynamic_power_on_the_board_that_was_measured():
+    # device tree rk3399-opp.dtsi: 1.2 V at 1800 MHz and 1.125 V at 1416; the board's power adds memory and regulators
+    big, little = load_soc("rk3399").clusters
+    for cluster, volt in ((big, 1.2), (little, 1.125)):
+        dynamic_mw = cluster.dynamic_power_uw_per_mhz_v2 * cluster.max_clock_mhz * volt**2 / 1e3
+        assert dynamic_mw < cluster.core_power_mw[-1] < 3 * dynamic_mw
 
 
 @pytest.fixture

@@ -1,12 +1,20 @@
+from dataclasses import replace
+
 import pytest
 import torch
+from profile_examples import kernel, network, on_cores, profile
 from torch import nn
 
+from cospipe.ir.accelerator_latency import accelerator_us
+from cospipe.ir.analytic_latency import AnalyticLatencyModel
 from cospipe.ir.annotations import LATENCY, LAYER
 from cospipe.ir.capture import capture
+from cospipe.ir.crowding import Crowding
 from cospipe.ir.errors import PassError, UsageError
-from cospipe.ir.latency import AnalyticLatencyModel
+from cospipe.ir.graph_fingerprint import graph_fingerprint
+from cospipe.ir.latency import LatencySource
 from cospipe.ir.plan import CoreConfiguration
+from cospipe.ir.profile import write_profile
 from cospipe.ir.soc import load_soc
 from cospipe.passes.annotate_latency import AnnotateLatency
 from cospipe.passes.annotate_layers import AnnotateLayers
@@ -78,19 +86,21 @@ def test_every_call_has_a_time_on_every_configuration(described, soc_file):
 
 def test_times_are_the_models(described, soc_file):
     AnnotateLatency(soc_file)(described)
-    model = AnalyticLatencyModel(load_soc(soc_file))
+    model, crowding = AnalyticLatencyModel(load_soc(soc_file)), Crowding(load_soc(soc_file))
     for node in described.graph.nodes:
-        for configuration, time_us in (LATENCY.get(node) or {}).items():
-            assert time_us == model.predict_us(LAYER.require(node), configuration)
+        for configuration, predicted in (LATENCY.get(node) or {}).items():
+            layer = LAYER.require(node)
+            expected = replace(model.predict(layer, configuration), crowding=crowding.factor(layer, configuration))
+            assert predicted == expected
 
 
 def test_times_tell_cores_and_layers_apart(described, soc_file):
     AnnotateLatency(soc_file)(described)
     tables = latencies(described)
     big, little = CoreConfiguration("big", 1), CoreConfiguration("little", 1)
-    assert 0 < tables["conv2d"][big] < tables["conv2d"][little]
-    assert tables["relu"][big] == 0  # computed by the convolution
-    assert tables["view"][big] == 0
+    assert 0 < tables["conv2d"][big].time_us < tables["conv2d"][little].time_us
+    assert tables["relu"][big].time_us == 0  # computed by the convolution
+    assert tables["view"][big].time_us == 0
 
 
 def test_graph_and_numbers_do_not_change(described, soc_file):
@@ -122,3 +132,42 @@ def test_unknown_chip(described):
 def test_text_form():
     assert str(AnnotateLatency()) == "annotate-latency"
     assert str(AnnotateLatency("rk3588")) == "annotate-latency{soc=rk3588}"
+
+
+def test_accelerators_that_are_modelled_have_a_time_too(described):
+    AnnotateLatency("rk3399")(described)
+    tables = latencies(described)
+    gpu = load_soc("rk3399").accelerator("gpu")
+    for node in described.graph.nodes:
+        if node.name in tables:
+            assert tables[node.name][CoreConfiguration("gpu", 1)].time_us == accelerator_us(LAYER.require(node), gpu)
+
+
+def written_profile(path, graph_module, fingerprint, soc_file):
+    """Write a profile in which the convolution takes 30 us on one core, the linear layer 10, on two cores half."""
+    layers = {node.name: LAYER.require(node) for node in graph_module.graph.nodes if node.op == "call_function"}
+    configurations = {
+        str(cores): on_cores(*(kernel(name, us / cores.cores, layers[name]) for name, us in TIMES_US.items()))
+        for cores in load_soc(soc_file).configurations()
+    }
+    write_profile(profile(network(configurations, fingerprint=fingerprint)), path)
+    return str(path)
+
+
+TIMES_US = {"conv2d": 30.0, "linear": 10.0}
+
+
+def test_measured_times_are_looked_up_by_the_graph(described, soc_file, tmp_path):
+    file = written_profile(tmp_path / "p.json", described, graph_fingerprint(described.graph), soc_file)
+    AnnotateLatency(soc_file, "measured", file)(described)
+    tables = latencies(described)
+    one, two = CoreConfiguration("big", 1), CoreConfiguration("big", 2)
+    assert {name: table[one].time_us for name, table in tables.items()} == {**dict.fromkeys(tables, 0.0), **TIMES_US}
+    assert tables["conv2d"][two].time_us == 15.0
+    assert {prediction.source for table in tables.values() for prediction in table.values()} == {LatencySource.MEASURED}
+
+
+def test_a_profile_of_another_network(described, soc_file, tmp_path):
+    file = written_profile(tmp_path / "p.json", described, "00" * 32, soc_file)
+    with pytest.raises(UsageError, match="does not hold this network"):
+        AnnotateLatency(soc_file, "measured", file)(described)

@@ -10,7 +10,8 @@ from torch import nn
 
 from cospipe.ir.annotations import LATENCY, LATENCY_SOC_KEY, LAYER, PLAN_KEY, STAGE, plan_of
 from cospipe.ir.capture import capture
-from cospipe.ir.errors import PassError, UsageError
+from cospipe.ir.errors import PassError, PlanError, UsageError
+from cospipe.ir.latency import LatencyPrediction, LatencySource
 from cospipe.ir.plan import PipelinePlan
 from cospipe.ir.soc import load_soc
 from cospipe.passes.annotate_latency import AnnotateLatency
@@ -67,7 +68,8 @@ def annotated(model, *inputs, passes=()):
 def with_times(graph_module, times_us):
     """Predict the same time on every configuration for the nodes named, none for others."""
     for node in compute_nodes(graph_module.graph):
-        LATENCY.set(node, dict.fromkeys(SOC.configurations(), times_us.get(node.name, 0.0)))
+        predicted = LatencyPrediction(times_us.get(node.name, 0.0), LatencySource.ANALYTIC)
+        LATENCY.set(node, dict.fromkeys([*SOC.configurations(), *SOC.accelerator_configurations()], predicted))
     return graph_module
 
 
@@ -96,7 +98,7 @@ def test_times_of_a_unit_are_those_of_its_nodes(residual):
     tables = {node.name: LATENCY.require(node) for node in compute_nodes(residual.graph)}
     for _, data in model.nodes(data=True):
         for configuration, time_us in data.get("time_us", {}).items():
-            assert time_us == sum(tables[name][configuration] for name in data["nodes"])
+            assert time_us == sum(tables[name][configuration].time_us for name in data["nodes"])
 
 
 def test_edges_carry_the_bytes_of_their_tensors(residual):
@@ -200,7 +202,7 @@ def test_a_second_run_changes_nothing(residual):
 
 def test_the_plan_says_what_runs_where(residual):
     times = {"conv2d": 2000.0, "conv2d_1": 2000.0, "linear": 2000.0}
-    plan = plan_of(Partition()(with_times(residual, times)).graph_module)
+    plan = plan_of(Partition(plans="pipeline")(with_times(residual, times)).graph_module)
     assert plan.soc == "hikey970"
     assert len(plan.stages) == 3
     assert [stage.name for stage in plan.stages] == ["stage0", "stage1", "stage2"]
@@ -210,7 +212,10 @@ def test_the_plan_says_what_runs_where(residual):
     assert plan.stages[1].hand_over_bytes == 8 * 16 * 16 * 4
     expected_us = SOC.hand_over_us + plan.stages[1].hand_over_bytes / (SOC.hand_over_gb_per_s * 1e3)
     assert plan.stages[1].hand_over_us == pytest.approx(expected_us, abs=1e-6)
-    assert plan.period_us == pytest.approx(2000 + expected_us, abs=1e-6)
+    assert plan.kind == "pipeline"
+    assert plan.period_us == pytest.approx(plan.contention * (2000 + expected_us), abs=1e-3)
+    assert plan.contention in (1, pytest.approx(1 + SOC.contention, abs=1e-3))
+    assert plan.energy_mj > plan.power_mw * plan.period_us / 1e6 / 2
     assert plan.single_stage_us == {str(c): 6000.0 for c in SOC.configurations()}
     assert PipelinePlan.model_validate_json(plan.model_dump_json()) == plan
 
@@ -220,15 +225,15 @@ def test_stages_have_cores_of_their_own(residual):
     stages = plan_of(Partition()(with_times(residual, times)).graph_module).stages
     ids = [cpu for stage in stages for cpu in stage.cpu_ids]
     assert len(ids) == len(set(ids))
-    for stage in stages:
-        assert len(stage.cpu_ids) == stage.configuration.cores
-        assert set(stage.cpu_ids) <= set(SOC.cluster(stage.configuration.cluster).cpu_ids)
+    for replica in (replica for stage in stages for replica in stage.replicas):
+        assert len(replica.cpu_ids) == sum(part.cores for part in replica.cores)
+        assert set(replica.cpu_ids) <= {cpu for part in replica.cores for cpu in SOC.cluster(part.cluster).cpu_ids}
 
 
 def test_latency_uses_one_stage_when_hand_over_costs_and_the_big_cores_are_faster(residual):
-    plan = plan_of(Partition(objective="latency")(residual).graph_module)
+    plan = plan_of(Partition(objective="latency", plans="pipeline")(residual).graph_module)
     assert plan.objective == "latency"
-    assert plan.best_single_stage == (str(plan.stages[0].configuration), pytest.approx(plan.latency_us, abs=1e-3))
+    assert plan.best_single_stage == (plan.stages[0].text, pytest.approx(plan.latency_us, abs=1e-3))
     assert "no cut makes one input faster" in plan.search.limited_by
 
 
@@ -247,10 +252,37 @@ def test_latency_uses_one_stage_when_hand_over_costs_and_the_big_cores_are_faste
 )
 def test_the_report_says_what_limits_the_period(residual, options, times_us, sentence):
     times_us = {"conv2d_1": 1.0, **times_us}
-    plan = plan_of(Partition(**options)(with_times(residual, times_us)).graph_module)
+    plan = plan_of(Partition(**options, plans="pipeline")(with_times(residual, times_us)).graph_module)
     assert plan.search is not None
     assert plan.search.positions == len(cheap_order(model_graph(residual.graph))) + 1
     assert plan.search.limited_by.startswith(sentence)
+
+
+def test_copies_are_a_plan_of_one_stage_with_replicas(residual):
+    times = {"conv2d": 10.0, "conv2d_1": 30000.0, "linear": 10.0}
+    plan = plan_of(Partition(cores="big:2")(with_times(residual, times)).graph_module)
+    assert (plan.kind, [stage.text for stage in plan.stages]) == ("copies", ["2x big:1"])
+    assert plan.period_us == pytest.approx(30020 / 2, rel=1e-6)
+    assert plan.latency_us == pytest.approx(30020, rel=1e-6)
+
+
+def test_a_plan_keeps_to_its_limits_or_says_which_binds(residual):
+    with_times(residual, {"conv2d": 3000.0, "conv2d_1": 3000.0, "linear": 3000.0})
+    free = plan_of(Partition()(residual).graph_module)
+    power_mw, memory = free.power_mw - 1, free.memory_bytes - 1
+    assert plan_of(Partition(max_power_mw=power_mw)(residual).graph_module).power_mw <= power_mw
+    assert plan_of(Partition(max_memory_bytes=memory)(residual).graph_module).memory_bytes <= memory
+    with pytest.raises(PlanError, match=r"power: 0.1 W wanted, no plan has less than"):
+        Partition(max_power_mw=100.0)(residual)
+
+
+def test_energy_needs_a_chip_whose_power_is_known(residual, monkeypatch):
+    with_times(residual, {"conv2d": 3000.0})
+    unknown = SOC.model_copy(update={"idle_power_mw": None})
+    monkeypatch.setattr("cospipe.passes.partition.load_soc", lambda name: unknown)
+    assert plan_of(Partition()(residual).graph_module).energy_mj is None
+    with pytest.raises(UsageError, match="does not say what its cores draw"):
+        Partition(objective="energy")(residual)
 
 
 def test_only_the_cores_asked_for_are_used(residual):
@@ -261,11 +293,10 @@ def test_only_the_cores_asked_for_are_used(residual):
         ("big:1 + little:2", {"big": 1, "little": 2}),
     ]:
         plan = plan_of(Partition(cores=cores)(with_times(residual, times)).graph_module)
-        used = {
-            name: sum(s.configuration.cores for s in plan.stages if s.configuration.cluster == name) for name in allowed
-        }
+        parts = [part for stage in plan.stages for replica in stage.replicas for part in replica.cores]
+        used = {name: sum(part.cores for part in parts if part.cluster == name) for name in allowed}
         assert all(used[name] <= limit for name, limit in allowed.items())
-        assert {stage.configuration.cluster for stage in plan.stages} <= set(allowed)
+        assert {part.cluster for part in parts} <= set(allowed)
 
 
 def test_a_rewrite_of_the_graph_drops_tags_and_plan():
@@ -345,7 +376,12 @@ def test_impossible_options_are_refused(residual, options, message):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"objective": "speed"}, "throughput or latency"), ({"max_stages": -1}, "max_stages must be 0")],
+    [
+        ({"objective": "speed"}, "throughput, latency or energy"),
+        ({"max_stages": -1}, "max_stages must be 0"),
+        ({"plans": "some"}, "all or pipeline"),
+        ({"max_latency_us": -1.0, "max_power_mw": float("nan")}, "max_latency_us=-1, max_power_mw=nan"),
+    ],
 )
 def test_senseless_options_are_refused_before_any_work(options, message):
     with pytest.raises(UsageError, match=message):

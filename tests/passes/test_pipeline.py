@@ -38,7 +38,10 @@ def passes_of(pass_class):
     if pass_class is MergeAdapters:
         options["at"] = st.sampled_from(["compile", "load"])
     if pass_class is Partition:
-        options["objective"] = st.sampled_from(["throughput", "latency"])
+        options["objective"] = st.sampled_from(["throughput", "latency", "energy"])
+        options["plans"] = st.sampled_from(["all", "pipeline"])
+        limits = ("max_latency_us", "max_power_mw")
+        options |= {name: st.floats(0, allow_nan=False, allow_infinity=False) for name in limits}
     return st.builds(pass_class, **options)
 
 
@@ -124,7 +127,7 @@ def test_all_mistakes_are_reported_at_once(with_switch):
         "  - there is no pass 'fold-batchnorm'. Did you mean fold-batch-norm?",
         "  - partition has no option 'objectiv'. Did you mean objective?",
         "  - partition: max_stages must be a whole number, not two",
-        "  - There is no objective 'speed'; choose throughput or latency.",
+        "  - There is no objective 'speed'; choose throughput, latency or energy.",
         "  - split has no option 'n'. It has none.",
         "  - These options of spectral adapters make no sense: n=0: at least one coefficient a weight is needed.",
         "  - switch: on must be true or false, not maybe",

@@ -240,7 +240,7 @@ def test_resnet18_from_partition_to_stages():
     torch.manual_seed(0)
     inputs = (torch.randn(1, 3, 64, 64),)
     graph_module = capture(torchvision.models.resnet18(weights=None).eval(), inputs)
-    for pass_ in (FoldBatchNorm(), AnnotateLayers(), AnnotateLatency(), Partition()):
+    for pass_ in (FoldBatchNorm(), AnnotateLayers(), AnnotateLatency(), Partition(plans="pipeline")):
         graph_module = pass_(graph_module).graph_module
     parent = Split()(graph_module).graph_module
     plan = plan_of(parent)

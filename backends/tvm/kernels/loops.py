@@ -20,7 +20,7 @@ PARALLEL_FROM_CYCLES = 20_000
 
 @contextmanager
 def shared_items(extents: Sequence[int], cycles: float, core: Core) -> Iterator[list[Expr]]:
-    """Loop over all combinations of indices, divided evenly among the cores.
+    """Loop over all combinations of indices, divided evenly among the cores, or into more parts for them to take.
 
     Parameters
     ----------
@@ -41,10 +41,11 @@ def shared_items(extents: Sequence[int], cycles: float, core: Core) -> Iterator[
         with T.serial(items) as item:
             yield unflatten(item, extents)
         return
-    with T.parallel(core.cores) as part:
+    parts = max(core.cores, min(core.cores * core.parts, items))
+    with T.parallel(parts) as part:
         # The loop starts at zero: TVM 0.27 simplifies the bounds of loops inside one that starts elsewhere wrongly.
-        first = part * items // core.cores
-        with T.serial((part + 1) * items // core.cores - first) as step:
+        first = part * items // parts
+        with T.serial((part + 1) * items // parts - first) as step:
             yield unflatten(first + step, extents)
 
 

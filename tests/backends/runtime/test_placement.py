@@ -1,52 +1,55 @@
-"""Stages get the plan's cores, as many others, or share what there is."""
+"""Replicas get the plan's cores, as many others, or share what there is."""
 
 import os
 
 import pytest
 
-from cospipe.backends.runtime.placement import StagePlacement, available_cpus, place
-from cospipe.ir.plan import CoreConfiguration, PipelinePlan, StagePlan
+from cospipe.backends.runtime.placement import ReplicaPlacement, available_cpus, place
+from cospipe.ir.plan import CoreConfiguration, PipelinePlan, Replica, StagePlan
 
 
-def plan(*cpu_ids):
-    stages = tuple(
+def plan(*stages):
+    """Return a plan whose stages have replicas on these cores."""
+    planned = tuple(
         StagePlan(
             name=f"stage{i}",
-            configuration=CoreConfiguration("big", len(ids)),
-            cpu_ids=ids,
+            replicas=tuple(
+                Replica(cores=(CoreConfiguration("big", len(ids)),), cpu_ids=ids, compute_us=1) for ids in replicas
+            ),
             nodes=("node",),
-            compute_us=1,
             hand_over_us=0,
             hand_over_bytes=0,
         )
-        for i, ids in enumerate(cpu_ids)
+        for i, replicas in enumerate(stages)
     )
-    return PipelinePlan(soc="board", objective="throughput", stages=stages)
+    return PipelinePlan(soc="board", objective="throughput", stages=planned)
 
 
-BOARD = plan((4, 5), (0, 1, 2))
+BOARD = plan([(4, 5), (3,)], [(0, 1, 2)])
+
+
+def placed(kind, *stages):
+    return tuple(tuple(ReplicaPlacement(ids, len(ids), kind) for ids in replicas) for replicas in stages)
 
 
 def test_a_plan_runs_on_its_own_cores_where_they_are():
-    placements = place(BOARD, True, tuple(range(8)))
-    assert placements == (StagePlacement((4, 5), 2, "plan"), StagePlacement((0, 1, 2), 3, "plan"))
+    assert place(BOARD, True, tuple(range(8))) == placed("plan", [(4, 5), (3,)], [(0, 1, 2)])
 
 
 @pytest.mark.parametrize(
     ("matches", "cpus"),
-    [(True, (0, 1, 2, 3, 4)), (False, tuple(range(8)))],
+    [(True, (0, 1, 2, 3, 4, 6)), (False, (0, 1, 2, 3, 4, 6, 8, 9))],
     ids=["a core is missing", "core ids of another chip"],
 )
 def test_otherwise_on_as_many_other_cores(matches, cpus):
-    placements = place(BOARD, matches, cpus)
-    assert [p.kind for p in placements] == ["substitute", "substitute"]
-    assert [(p.cpu_ids, p.threads) for p in placements] == [((0, 1), 2), ((2, 3, 4), 3)]
+    assert place(BOARD, matches, cpus) == placed("substitute", [(0, 1), (2,)], [(3, 4, 6)])
 
 
 def test_stages_share_too_few_cores():
-    placements = place(BOARD, True, (0, 3))
-    assert placements == (StagePlacement((0, 3), 2, "shared"), StagePlacement((0, 3), 2, "shared"))
-    assert place(BOARD, True, (7,))[1] == StagePlacement((7,), 1, "shared")
+    shared = place(BOARD, True, (0, 3))
+    two, one = ReplicaPlacement((0, 3), 2, "shared"), ReplicaPlacement((0, 3), 1, "shared")
+    assert shared == ((two, one), (two,))
+    assert place(BOARD, True, (7,))[1] == (ReplicaPlacement((7,), 1, "shared"),)
 
 
 def test_the_cores_of_this_process_are_known():

@@ -13,7 +13,7 @@ import pytest
 from running import close, eager, frames_for
 
 from cospipe.backends.runtime.runner import PipelineRunner
-from cospipe.ir.plan import CoreConfiguration
+from cospipe.ir.plan import CoreConfiguration, Replica
 
 
 def test_the_pipeline_has_stages_and_values_that_skip_one(compiled):
@@ -91,10 +91,11 @@ def test_statistics_are_those_of_the_latest_run(compiled):
 def test_latency_is_never_shorter_than_the_work(compiled):
     with PipelineRunner(compiled.bundle, queue_depth=3) as runner:
         list(runner.run(frames_for(compiled.bundle, 200)))
-    busy = list(zip(*(stage.busy_us for stage in runner.statistics.stages), strict=True))
+    busy = list(zip(*(stage.work for stage in runner.statistics.stages), strict=True))
     times = zip(runner.statistics.entered_s, runner.statistics.finished_s, strict=True)
-    assert len(busy) == 200
-    assert all((end - start) * 1e6 >= sum(work) * 0.999 for (start, end), work in zip(times, busy, strict=True))
+    assert [[each.frame for each in work] for work in busy] == [[number] * 3 for number in range(200)]
+    for (start, end), work in zip(times, busy, strict=True):
+        assert (end - start) * 1e6 >= sum(each.busy_us for each in work) * 0.999
 
 
 def test_no_frames_give_no_results(compiled):
@@ -116,10 +117,14 @@ def test_stage_threads_run_on_their_own_cores(compiled):
         assert any(affinity <= cores for affinity in seen.values())
 
 
+def any_cores(cpu_ids):
+    return CoreConfiguration("any", len(cpu_ids))
+
+
 def with_cores(bundle, *cpu_ids):
     """Return a bundle whose plan gives its stages other cores."""
     stages = tuple(
-        stage.model_copy(update={"cpu_ids": ids, "configuration": CoreConfiguration("any", len(ids))})
+        stage.model_copy(update={"replicas": (Replica(cores=(any_cores(ids),), cpu_ids=ids, compute_us=1),)})
         for stage, ids in zip(bundle.manifest.plan.stages, cpu_ids, strict=True)
     )
     plan = bundle.manifest.plan.model_copy(update={"stages": stages})

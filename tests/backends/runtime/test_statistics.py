@@ -4,16 +4,25 @@ import json
 
 import pytest
 
-from cospipe.backends.runtime.placement import StagePlacement
-from cospipe.backends.runtime.statistics import RunStatistics, StageTimes
+from cospipe.backends.runtime.placement import ReplicaPlacement
+from cospipe.backends.runtime.statistics import ReplicaTimes, RunStatistics, StageTimes, Work, stage_times
+from cospipe.ir.plan import CoreConfiguration, Replica, StagePlan
 
 
-def stage(busy_us):
-    return StageTimes("stage0", "big:2", StagePlacement((4, 5), 2, "plan"), 123.45, busy_us)
+def replica(cluster, cpus, *work):
+    times = ReplicaTimes(f"{cluster}:{len(cpus)}", ReplicaPlacement(cpus, len(cpus), "plan"), 123.45)
+    times.work += [Work(frame, start_us / 1e6, end_us / 1e6) for frame, start_us, end_us in work]
+    return times
+
+
+def stage(*replicas):
+    return StageTimes("stage0", "big:2, little:1", 123.45, 61.72, list(replicas))
 
 
 def test_a_run():
-    statistics = RunStatistics([stage([10.0, 30.0, 20.0])])
+    big = replica("big", (4, 5), (0, 0, 10), (2, 20, 40))
+    little = replica("little", (0,), (1, 0, 30))
+    statistics = RunStatistics([stage(big, little)])
     for entered_s, finished_s in ((0.0, 0.010), (0.001, 0.014), (0.004, 0.018)):
         statistics.record(entered_s, finished_s)
     summary = statistics.summary()
@@ -22,27 +31,54 @@ def test_a_run():
     assert summary["frames_per_second"] == pytest.approx(250)
     assert summary["latency_median_us"] == pytest.approx(13000)
     assert summary["latency_p99_us"] == pytest.approx(14000, rel=0.01)
-    assert summary["stages"] == [
-        {
-            "name": "stage0",
-            "configuration": "big:2",
-            "cpu_ids": [4, 5],
-            "threads": 2,
-            "placement": "plan",
-            "predicted_us": pytest.approx(123.5, abs=0.06),
-            "median_us": 20.0,
-            "p99_us": pytest.approx(29.8),
-        }
-    ]
+    assert [work.frame for work in statistics.stages[0].work] == [0, 1, 2]
+    (values,) = summary["stages"]
+    replicas = values.pop("replicas")
+    assert values == {
+        "name": "stage0",
+        "configuration": "big:2, little:1",
+        "cpu_ids": [0, 4, 5],
+        "threads": 3,
+        "placement": "plan",
+        "predicted_us": pytest.approx(123.5, abs=0.06),
+        "predicted_period_us": pytest.approx(61.7),
+        "median_us": 20.0,
+        "p99_us": pytest.approx(29.8),
+    }
+    assert replicas[0] == {
+        "configuration": "big:2",
+        "cpu_ids": [4, 5],
+        "threads": 2,
+        "placement": "plan",
+        "frames": 2,
+        "predicted_us": pytest.approx(123.5, abs=0.06),
+        "busy_share": pytest.approx(30 / 40),
+        "median_us": 15.0,
+        "p99_us": pytest.approx(19.9),
+    }
+    assert (replicas[1]["frames"], replicas[1]["median_us"], replicas[1]["busy_share"]) == (1, 30.0, 1.0)
     assert json.loads(json.dumps(summary)) == summary
+
+
+def test_the_record_of_a_stage_holds_what_was_planned_for_each_replica():
+    cores = [CoreConfiguration("big", 2), CoreConfiguration("little", 1)]
+    replicas = tuple(
+        Replica(cores=(core,), compute_us=time_us) for core, time_us in zip(cores, (100, 300), strict=True)
+    )
+    planned = StagePlan(name="stage1", replicas=replicas, nodes=("a",), hand_over_us=20, hand_over_bytes=8)
+    times = stage_times(planned, (ReplicaPlacement((4, 5), 2, "plan"), ReplicaPlacement((0,), 1, "plan")))
+    assert (times.name, times.configuration) == ("stage1", "big:2, little:1")
+    assert (times.predicted_us, times.predicted_period_us) == (320, pytest.approx(1 / (1 / 120 + 1 / 320)))
+    assert [(each.configuration, each.predicted_us) for each in times.replicas] == [("big:2", 120), ("little:1", 320)]
 
 
 @pytest.mark.parametrize("frames", [0, 1])
 def test_too_few_frames_have_no_period(frames):
-    statistics = RunStatistics([stage([])])
+    statistics = RunStatistics([stage(replica("big", (4,)))])
     for _ in range(frames):
         statistics.record(0.0, 0.5)
     summary = statistics.summary()
     assert (summary["period_us"], summary["frames_per_second"]) == (None, None)
     assert summary["latency_median_us"] == (500000.0 if frames else None)
     assert summary["stages"][0]["median_us"] is None
+    assert summary["stages"][0]["replicas"][0]["busy_share"] is None

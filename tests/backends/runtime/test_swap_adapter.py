@@ -1,10 +1,8 @@
 """A pipeline with adapters: folded when it is loaded, exchanged while it runs, no frame lost or mixed."""
 
-import sys
 import threading
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +11,7 @@ from running import close, eager, frames_for
 
 from cospipe.backends.bundle import open_bundle
 from cospipe.backends.runtime.adapter_weights import adapter_overrides
-from cospipe.backends.runtime.runner import PipelineRunner, _Job, _step
+from cospipe.backends.runtime.runner import PipelineRunner
 from cospipe.ir.errors import AdapterError, UsageError
 from cospipe.ir.tensor_file import map_tensors
 
@@ -98,7 +96,7 @@ def test_older_weights_are_let_go(adaptable, adapters):
         for _ in range(3):
             runner.swap_adapter(adapters["conv"])
         list(runner.run(frames))
-        assert [len(stage.weights) for stage in runner._stages] == [1, 1, 1]
+        assert len(runner._generations) == 1
 
 
 @pytest.mark.parametrize(("loaded", "swapped"), [(None, "conv"), ("whole", "conv"), ("whole", None), ("conv", "conv")])
@@ -106,13 +104,12 @@ def test_what_the_adapter_does_not_change_is_shared(adaptable, adapters, loaded,
     overrides = [adapter_overrides(adaptable.bundle, adapters[name] if name else None) for name in (loaded, swapped)]
     with PipelineRunner(adaptable.bundle, adapter=adapters[loaded] if loaded else None) as runner:
         runner.swap_adapter(adapters[swapped] if swapped else None)
-        for stage, files in zip(runner._stages, adaptable.bundle.manifest.stages, strict=True):
+        for number, files in enumerate(adaptable.bundle.manifest.stages):
             stored = map_tensors(adaptable.bundle.file(files.weights))
             before, after = ({**stored, **each[files.name]} for each in overrides)
             changed = {name for name in stored if not np.array_equal(before[name], after[name])}
-            for argument, old, new in zip(
-                files.weight_arguments, stage.executable.weights, stage.weights[1], strict=True
-            ):
+            made = runner._builds[number].first.weights, runner._generations.get(1, number)
+            for argument, old, new in zip(files.weight_arguments, *made, strict=True):
                 assert (old is new) == (not changed.intersection(argument.weights))
 
 
@@ -155,36 +152,10 @@ def test_swaps_without_a_frame_keep_no_weights_and_no_threads(adaptable, adapter
         threads = _threads()
         for name in ("whole", "conv", "whole"):
             runner.swap_adapter(adapters[name])
-            assert [len(stage.weights) for stage in runner._stages] == [1, 1, 1]
+            assert len(runner._generations) == 1
         assert _threads() == threads
 
 
 def _threads():
     """How many threads this process has, TVM's own as well."""
     return len(list(Path("/proc/self/task").iterdir()))
-
-
-def test_weights_may_come_while_a_stage_lets_others_go():
-    stage = SimpleNamespace(
-        name="a", weights={0: []}, times=SimpleNamespace(busy_us=[]), kept=frozenset(), generation=0
-    )
-    executable, is_over = SimpleNamespace(call=lambda values, weights: {}), threading.Event()
-
-    def swap():
-        while not is_over.is_set():
-            if len(stage.weights) < 50:
-                stage.weights[stage.generation + 1] = []
-                stage.generation += 1
-
-    interval, swapping = sys.getswitchinterval(), threading.Thread(target=swap)
-    sys.setswitchinterval(1e-6)
-    swapping.start()
-    try:
-        end = time.monotonic() + 0.5
-        while time.monotonic() < end:
-            job = _Job(1, {}, stage.generation)
-            assert _step(stage, executable, job) is job
-    finally:
-        is_over.set()
-        swapping.join()
-        sys.setswitchinterval(interval)

@@ -1,0 +1,119 @@
+"""Where compiled code runs: in this process, or in one on a board that is reached through TVM's RPC."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from threading import Thread
+from typing import Any, TypeVar
+
+import numpy as np
+import tvm
+from numpy.typing import NDArray
+from tvm import rpc
+
+from cospipe.ir.errors import RemoteError, first_line
+
+CONNECT_SECONDS = 20.0
+"""A server that serves somebody else accepts the connection and says nothing."""
+
+Result = TypeVar("Result")
+
+
+class Session(ABC):
+    """A process that loads libraries and holds tensors."""
+
+    device: Any
+
+    @abstractmethod
+    def load(self, library: Path) -> Any:
+        """Return a library as a module; its functions take tensors of this session."""
+
+    def tensor(self, array: NDArray[Any]) -> Any:
+        """Return a copy of an array as a tensor of this session."""
+        return tvm.runtime.tensor(np.ascontiguousarray(array), self.device)
+
+
+class LocalSession(Session):
+    """The process that this code runs in."""
+
+    def __init__(self) -> None:
+        self.device = tvm.cpu()
+
+    def load(self, library: Path) -> Any:
+        """Return a library as a module."""
+        return tvm.runtime.load_module(str(library))
+
+
+class RemoteSession(Session):
+    """A process of its own that ``python -m tvm.exec.rpc_server`` starts for every connection.
+
+    Parameters
+    ----------
+    host : str
+        Name or address of the board.
+    port : int
+        Where the server listens.
+    key : str
+        The server's key.
+
+    Raises
+    ------
+    RemoteError
+        When nothing listens there, the key is another, or the server does not answer.
+    """
+
+    def __init__(self, host: str, port: int, key: str) -> None:
+        self.address = f"{host}:{port}"
+        self._session = _within(CONNECT_SECONDS, lambda: rpc.connect(host, port, key), self.address, key)
+        self.device = self._session.cpu()
+
+    def load(self, library: Path) -> Any:
+        """Copy a library to the board and return it as a module."""
+        try:
+            self._session.upload(str(library))
+            return self._session.load_module(library.name)
+        except Exception as error:
+            raise RemoteError(
+                f"{self.address} could not load {library.name}: {first_line(error)}. Does its processor fit the SoC"
+                " that was named, and is TVM there of the same version as here?"
+            ) from error
+
+
+def _within(seconds: float, connect: Callable[[], Result], address: str, key: str) -> Result:
+    """Return what a function returns that may wait for ever; its thread is left behind then."""
+    future: Future[Result] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(connect())
+        except Exception as error:
+            future.set_exception(error)
+
+    Thread(target=run, daemon=True, name="rpc-connect").start()
+    try:
+        return future.result(seconds)
+    except TimeoutError as error:
+        raise RemoteError(
+            f"{address} accepts connections but did not answer within {seconds:g} s; TVM's RPC server serves one"
+            " client at a time: end the other one, or start the server again."
+        ) from error
+    except Exception as error:
+        raise RemoteError(_connection_problem(address, key, str(error))) from error
+
+
+def _connection_problem(address: str, key: str, message: str) -> str:
+    if "matches key" in message:
+        return f"The RPC server at {address} has another key than {key!r}; give the one it was started with by --key."
+    if "obtain address" in message:
+        return f"There is no host {address.rpartition(':')[0]!r}; check the name that --rpc was given."
+    if "Connect to" in message:
+        return (
+            f"Nothing answers at {address}; start a server on the board:"
+            f" python -m tvm.exec.rpc_server --port {address.rpartition(':')[2]} --key {key or 'KEY'}"
+        )
+    return (
+        f"{address} is no RPC server of this TVM: {message.strip().splitlines()[0] if message.strip() else 'no word'}."
+    )

@@ -1,0 +1,169 @@
+"""``cospipe optimize`` and ``cospipe predict``: from a model to a bundle, and to predicted times."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cospipe.console import JsonOption, out, parse_shapes, print_json, show_progress
+from cospipe.ir.errors import UsageError
+from cospipe.options import (
+    CoresOption,
+    MaxLatencyOption,
+    MaxMemoryOption,
+    MaxPowerOption,
+    MaxStagesOption,
+    ModelArgument,
+    ObjectiveOption,
+    ProfileOption,
+    ShapeOption,
+    SocOption,
+    SourceOption,
+    parse_limits,
+)
+
+
+def optimize(
+    model: ModelArgument,
+    soc: SocOption = "host",
+    objective: ObjectiveOption = "throughput",
+    input_shape: ShapeOption = None,
+    target: Annotated[str, typer.Option(help="auto (the SoC), host or aarch64")] = "auto",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="directory or .zip to write; build/MODEL by default")
+    ] = None,
+    cores: CoresOption = "",
+    max_stages: MaxStagesOption = 0,
+    plans: Annotated[
+        str, typer.Option(help="all kinds that can run, or pipeline: each stage once, on one cluster")
+    ] = "all",
+    max_latency: MaxLatencyOption = "",
+    max_power: MaxPowerOption = "",
+    max_memory: MaxMemoryOption = "",
+    source: SourceOption = "analytic",
+    profile_file: ProfileOption = None,
+    passes: Annotated[str, typer.Option(help="further passes to run first, in text form")] = "",
+    adapter: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="an adapter to fold into the weights before compiling")
+    ] = None,
+    winograd: Annotated[
+        bool, typer.Option("--winograd/--no-winograd", help="allow Winograd's method for 3x3 convolutions")
+    ] = True,
+    as_json: JsonOption = False,
+) -> None:
+    """Compile a model into a pipeline and write it as a bundle.
+
+    Examples
+    --------
+        cospipe optimize torchvision.models:squeezenet1_1 --soc hikey970 -o build/squeezenet
+
+        cospipe optimize mymodels.nets:make_net --soc myboard.toml --input-shape 1,3,96,96 -o net.zip
+
+        cospipe optimize net.pt2 --soc rk3588 --objective latency --cores big:4+little:2
+
+        cospipe optimize net.pt2 --soc rk3399 --max-latency 150ms --max-power 6W --plans pipeline
+
+        cospipe optimize net.pt2 --soc host --source measured --profile host.json
+
+        cospipe optimize mymodels.nets:make_net --adapter pets.safetensors -o build/pets
+
+        cospipe optimize mymodels.nets:make_net --passes 'insert-adapters{n=1000},merge-adapters{at=load}' -o build/room
+    """
+    shapes = parse_shapes(input_shape)
+    limits = parse_limits(max_latency, max_power, max_memory)
+    output = output or Path("build") / Path(model.rpartition(":")[2]).stem
+    with show_progress() as progress:
+        progress("Loading the compiler")
+        from cospipe.front_door import optimize as run_optimize
+        from cospipe.ir.capture import load_model
+        from cospipe.ir.eager_adapters import load_adapter
+
+        network, inputs = load_model(model, shapes)
+        if adapter is not None:
+            load_adapter(as_module(network, model), adapter)
+        result = run_optimize(
+            network,
+            inputs,
+            soc=soc,
+            objective=objective,
+            output=output,
+            target=target,
+            passes=passes,
+            cores=cores,
+            max_stages=max_stages,
+            plans=plans,
+            limits=limits,
+            source=source,
+            profile=profile_file or "",
+            winograd=winograd,
+            name=model,
+            progress=progress,
+        )
+    if as_json:
+        sizes = {"bundle": str(output), "bundle_bytes": result.bundle.total_bytes}
+        return print_json({**sizes, **generic_values(result.bundle.manifest), **plan_values(result.plan)})
+    from cospipe.pictures import generic_text, plan_picture, size
+
+    out.print(plan_picture(result.plan, out.width))
+    if slow := generic_text(result.bundle.manifest):
+        out.print(slow, style="yellow", end="", markup=False, highlight=False)
+    out.print(f"[bold]{output}[/bold]: {size(result.bundle.total_bytes)} for {result.bundle.manifest.architecture}")
+
+
+def predict(
+    model: ModelArgument,
+    soc: SocOption = "host",
+    source: SourceOption = "analytic",
+    profile_file: ProfileOption = None,
+    input_shape: ShapeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Predict the time of every layer on every core configuration of a chip.
+
+    Examples
+    --------
+        cospipe predict torchvision.models:googlenet --soc rk3588
+
+        cospipe predict torchvision.models:googlenet --soc sd855 --json > googlenet.json
+
+        cospipe predict torchvision.models:googlenet --source regression --profile host.json
+    """
+    shapes = parse_shapes(input_shape)
+    with show_progress() as progress:
+        progress("Loading the compiler")
+        from cospipe.ir.capture import load_model
+        from cospipe.prediction import predict as run_predict
+
+        network, inputs = load_model(model, shapes)
+        prediction = run_predict(network, inputs, soc=soc, source=source, profile=profile_file or "", progress=progress)
+    rows = [layer.row() for layer in prediction.layers]
+    totals = {configuration: round(time_us, 3) for configuration, time_us in prediction.total_us().items()}
+    if as_json:
+        values = {"model": model, "soc": prediction.soc, "source": prediction.source, "unit": "microseconds"}
+        return print_json({**values, "total_us": totals, "layers": rows})
+    from cospipe.pictures import prediction_table
+
+    out.print(prediction_table(rows, totals, f"{model} on {prediction.soc} ({prediction.source})"))
+
+
+def plan_values(plan: Any) -> dict[str, Any]:
+    """Return a plan and the figures that follow from it, ready for JSON."""
+    derived = {key: round(getattr(plan, key), 3) for key in ("period_us", "latency_us", "frames_per_second")}
+    return {**derived, "plan": plan.model_dump(mode="json")}
+
+
+def generic_values(manifest: Any) -> dict[str, Any]:
+    """Return the nodes without a kernel of their own and their share of the predicted time, ready for JSON."""
+    nodes = [node.model_dump(mode="json") for node in manifest.generic_nodes]
+    return {"generic_nodes": nodes, "generic_share": round(manifest.generic_share, 4)}
+
+
+def as_module(network: Any, model: str) -> Any:
+    """Return a network that is a module; UsageError for an exported program."""
+    from torch import nn
+
+    if isinstance(network, nn.Module):
+        return network
+    raise UsageError(f"{model} is an exported program; adapters need the factory of the module it came from.")
