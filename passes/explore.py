@@ -249,8 +249,8 @@ class _Chip:
         bound_us = period_bound_us(self._at(chosen.clock_mhz), self.order, self.resources)
         return (
             "Even if every core were always busy with the layers that suit it best, and cuts, hand-over and contention"
-            f" cost nothing, these cores could give a result every {bound_us / 1e3:.2f} ms at most; the plan reaches"
-            f" {bound_us / chosen.period_us:.0%} of that."
+            f" cost nothing, results could not come more often than every {bound_us / 1e3:.2f} ms; the plan reaches"
+            f" {bound_us / chosen.period_us:.0%} of that rate."
         )
 
 

@@ -83,7 +83,7 @@ def test_reasons_are_sentences_with_the_bound_and_the_limit(found):
     assert all(reason.endswith(".") for reason in found.reasons)
     assert "states" in text
     assert "It is limited so: " in text
-    assert "these cores could give a result every" in text
+    assert "results could not come more often than every" in text
 
 
 def test_an_exploration_survives_json(found):
