@@ -10,19 +10,19 @@ machine that happens in many of the runs, and then their times say little.
 
 from __future__ import annotations
 
-import gc
 import os
 import random
 import resource
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from runtimes import Array, Session, load_session
+
+from cospipe.backends.profiling.rounds import without_garbage_collection
 
 WARM_UP_RUNS = 3
 _POLL_S = 0.005
@@ -105,7 +105,7 @@ def alternate(
 ) -> dict[str, list[TimedRun]]:
     """Return the runs of every round by runtime."""
     runs: dict[str, list[TimedRun]] = {runtime: [] for runtime in sessions}
-    with _no_garbage_collection():
+    with without_garbage_collection():
         for number in range(rounds):
             progress(f"round {number + 1} of {rounds}")
             for runtime in random.Random(number).sample(list(sessions), len(sessions)):
@@ -123,13 +123,3 @@ def wait_until_idle() -> bool:
         if time.process_time() - computed_s < _IDLE_SHARE * _POLL_S:
             return True
     return False
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()

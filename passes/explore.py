@@ -29,8 +29,6 @@ Progress = Callable[[str], None]
 
 _LATENCIES_OF_THE_FRONT = 6
 """Latency limits for which the front has the plan with the shortest period, between the least and that of the best."""
-
-
 _CLOCKS_OF_THE_FRONT = 24
 """Most combinations of clocks that the front has plans for."""
 _EQUAL = 1e-9
@@ -259,7 +257,7 @@ _OBJECTIVE_WORDS = {"throughput": "period", "latency": "latency", "energy": "ene
 
 def exceeded(plan: PipelinePlan, limits: Limits) -> Iterable[str]:
     """Yield every limit that a plan does not keep to, with its value."""
-    if limits.latency_us is not None and plan.latency_us > limits.latency_us * (1 + 1e-9):
+    if limits.latency_us is not None and plan.latency_us > limits.latency_us * (1 + _EQUAL):
         yield f"latency {plan.latency_us / 1e3:.4g} ms of {limits.latency_us / 1e3:.4g}"
     if limits.power_mw is not None and plan.power_mw is not None and plan.power_mw > limits.power_mw:
         yield f"power {plan.power_mw / 1e3:.3g} W of {limits.power_mw / 1e3:.3g}"

@@ -52,7 +52,7 @@ class Solver:
         for number, option in enumerate(self.costs.options):
             components = len(option.clusters) if option.replica_count > 1 else 1
             plan = self.pricing.costs_of([(0, last, number)], self.pricing.resources.contention_permille(components))
-            if not self.pricing.exceeded(plan):
+            if self.pricing.keeps_to_limits(plan):
                 plans.append(plan)
         return plans
 

@@ -29,7 +29,7 @@ class Stage:
     @property
     def placements(self) -> tuple[Placement, ...]:
         """Where each replica runs."""
-        return tuple(placement for placement, count in self.option.replicas for _ in range(count))
+        return self.option.placements
 
 
 @dataclass(frozen=True)
@@ -97,16 +97,11 @@ class Pricing:
         """Return the power of the board when every stage is busy."""
         return self.resources.idle_power_mw + sum(float(self.costs.power_mw[option]) for _, _, option in steps)
 
-    def exceeded(self, plan: PlanCosts) -> list[str]:
-        """Return the limits that a plan exceeds."""
-        exceeded = []
-        if any(self.sum_of(c, plan.steps) > most for c, most in self.limits(plan.permille).items() if c is LATENCY):
-            exceeded.append("latency")
+    def keeps_to_limits(self, plan: PlanCosts) -> bool:
+        """Tell whether a plan is within the limits on power, latency and memory."""
         if self.wanted.power_mw is not None and self.power_mw(plan.steps) > self.wanted.power_mw:
-            exceeded.append("power")
-        if self.wanted.memory_bytes is not None and self.sum_of(MEMORY, plan.steps) > self.wanted.memory_bytes:
-            exceeded.append("memory")
-        return exceeded
+            return False
+        return all(self.sum_of(limited, plan.steps) <= most for limited, most in self.limits(plan.permille).items())
 
     def limits(self, permille: int) -> dict[Criterion, int]:
         """Return the limits on sums before contention."""
@@ -147,12 +142,13 @@ class Pricing:
         start, stop, number = step
         option, edge = self.costs.options[number], self.costs.cuts.edges[start, stop]
         times_ps = self.costs.replica_ps(start, stop, number)
-        placed = [placement for placement, count in option.replicas for _ in range(count)]
         return Stage(
             start=start,
             stop=stop,
             option=option,
-            compute_us=tuple(int(times_ps[self.costs.placements.index(p)]) / PICOSECONDS_PER_US for p in placed),
+            compute_us=tuple(
+                int(times_ps[self.costs.placements.index(p)]) / PICOSECONDS_PER_US for p in option.placements
+            ),
             hand_over_us=edge["hand_over_ps"] / PICOSECONDS_PER_US,
             hand_over_bytes=edge["hand_over_bytes"],
         )

@@ -31,6 +31,11 @@ class StageOption:
     """Whether it is an option for the only stage of a plan, not for one among several."""
 
     @property
+    def placements(self) -> tuple[Placement, ...]:
+        """Where each replica runs."""
+        return tuple(placement for placement, count in self.replicas for _ in range(count))
+
+    @property
     def replica_count(self) -> int:
         """Replicas of all placements."""
         return sum(count for _, count in self.replicas)
@@ -106,8 +111,8 @@ def _plain(components: Components, families: Families) -> Iterator[Placement]:
 
 
 def _spread(cores: Mapping[str, int], families: Families) -> Iterator[Placement]:
-    sharings: list[Sharing] = [*(["equal"] if families.equal_spread else [])]  # type: ignore[list-item]
-    sharings += ["by-speed"] if families.spread_by_speed else []
+    allowed: dict[Sharing, bool] = {"equal": families.equal_spread, "by-speed": families.spread_by_speed}
+    sharings = [sharing for sharing, is_allowed in allowed.items() if is_allowed]
     used = itertools.product(*(range(count + 1) for count in cores.values()))
     for counts in used:
         chosen = tuple(CoreConfiguration(name, count) for name, count in zip(cores, counts, strict=True) if count)
