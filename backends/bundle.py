@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import tempfile
@@ -14,8 +13,19 @@ from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
+from cospipe.backends.bundle_archive import pack_directory, unpack_files, unpack_manifest
+from cospipe.backends.public_key import check_signature
 from cospipe.ir.errors import BundleError, UsageError, several
-from cospipe.ir.manifest import FORMAT, MANIFEST_NAME, FileRecord, Manifest, parse_manifest
+from cospipe.ir.json_text import parse_json
+from cospipe.ir.manifest import (
+    FORMAT,
+    MANIFEST_NAME,
+    MOST_MANIFEST_BYTES,
+    SIGNATURE_NAME,
+    FileRecord,
+    Manifest,
+    parse_manifest,
+)
 from cospipe.ir.tensor_file import Array, map_tensors, read_entries, write_tensors
 
 
@@ -52,24 +62,36 @@ class Bundle:
         return sum(record.bytes for record in self.manifest.files.values())
 
 
-def open_bundle(path: str | Path) -> Bundle:
+def open_bundle(path: str | Path, public_key: str | Path | None = None) -> Bundle:
     """Open a bundle and check every file against its SHA-256.
+
+    Parameters
+    ----------
+    path : str or Path
+        A directory or a .zip file.
+    public_key : str or Path, optional
+        File of the key that the bundle must be signed with, see :func:`cospipe.backends.signature.sign_bundle`. The
+        signature is checked before anything else of the bundle is looked at.
 
     Raises
     ------
     UsageError
-        When there is no such path.
+        When there is no such path, or the key cannot be read.
     BundleError
-        When it is no bundle, or files are missing, truncated or altered; all of them are listed.
+        When it is no bundle, is not signed with the key, or files are missing, truncated or altered; all of them are
+        listed.
     """
     path = Path(path)
     if not path.exists():
         raise UsageError(f"There is no bundle at {str(path)!r}.")
-    folder, extracted = (path, None) if path.is_dir() else _extract(path)
-    manifest_file = folder / MANIFEST_NAME
-    if manifest_file.is_symlink() or not manifest_file.is_file():
-        raise BundleError(f"{path} is not a bundle: it has no {MANIFEST_NAME}.")
-    manifest = parse_manifest(_text(manifest_file, path), f"{path}/{MANIFEST_NAME}")
+    extracted = None if path.is_dir() else unpack_manifest(path)
+    folder = Path(extracted.name) if extracted else path
+    content = _manifest_bytes(folder, path)
+    if public_key is not None:
+        check_signature(content, folder / SIGNATURE_NAME, Path(public_key), str(path))
+    manifest = parse_manifest(_text(content, path), f"{path}/{MANIFEST_NAME}")
+    if extracted:
+        unpack_files(path, manifest, folder)
     problems = [problem for name, record in manifest.files.items() if (problem := _problem(folder, name, record))]
     if problems:
         raise BundleError(several(f"{path} was damaged or altered and will not be run", problems))
@@ -78,29 +100,33 @@ def open_bundle(path: str | Path) -> Bundle:
     return Bundle(path, folder, manifest, extracted)
 
 
-def _text(file: Path, bundle: Path) -> str:
+def _manifest_bytes(folder: Path, bundle: Path) -> bytes:
+    """Read the manifest once: what is checked and what is parsed are the same bytes."""
+    file = folder / MANIFEST_NAME
+    if file.is_symlink() or not file.is_file():
+        raise BundleError(f"{bundle} is not a bundle: it has no {MANIFEST_NAME}.")
     try:
-        return file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise BundleError(f"{bundle} was damaged: {MANIFEST_NAME} is not text.") from error
+        with file.open("rb") as stream:
+            content = stream.read(MOST_MANIFEST_BYTES + 1)
     except OSError as error:
         raise BundleError(f"{bundle} cannot be read: {error}.") from error
+    if len(content) > MOST_MANIFEST_BYTES:
+        raise BundleError(f"{bundle} will not be run: {MANIFEST_NAME} is larger than {MOST_MANIFEST_BYTES >> 20} MiB.")
+    return content
 
 
-def _extract(path: Path) -> tuple[Path, tempfile.TemporaryDirectory[str]]:
-    extracted = tempfile.TemporaryDirectory(prefix="cospipe-")
+def _text(content: bytes, bundle: Path) -> str:
     try:
-        with zipfile.ZipFile(path) as archive:
-            archive.extractall(extracted.name)  # drops absolute paths and "..": members stay inside
-    except Exception as error:  # a damaged archive raises almost anything: zlib.error, EOFError, NotImplementedError
-        extracted.cleanup()
-        raise BundleError(f"{path} is neither a bundle directory nor a .zip of one: {error}.") from error
-    return Path(extracted.name), extracted
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BundleError(f"{bundle} was damaged: {MANIFEST_NAME} is not text.") from error
 
 
 def _problem(folder: Path, name: str, record: FileRecord) -> str | None:
     file = folder / name
-    if file.is_symlink() or not file.is_file():
+    if links := [way for way in (file, *file.parents) if folder in way.parents and way.is_symlink()]:
+        return f"{name} is missing: {links[-1].relative_to(folder)} is a link, which may point anywhere"
+    if not file.is_file():
         return f"{name} is missing"
     if file.stat().st_size != record.bytes:
         return f"{name} has {file.stat().st_size} bytes instead of {record.bytes}"
@@ -125,11 +151,12 @@ def _contradictions(folder: Path, manifest: Manifest) -> list[str]:
         missing = sorted(set(stage.weight_names) - stored.keys())
         problems += [f"{stage.weights} does not hold {name}" for name in missing]
         shapes = {(name, entry.shape, entry.dtype) for name, entry in stored.items()}
+        arguments = chain(*(build.weight_arguments for build in stage.builds))
+        taken_as_stored = dict.fromkeys(argument.tensor for argument in arguments if argument.function is None)
         problems += [
-            f"{stage.weights} does not hold {argument.tensor}"
-            for argument in stage.weight_arguments
-            if argument.function is None and argument.tensor.name not in missing
-            if (argument.tensor.name, argument.tensor.shape, argument.tensor.dtype) not in shapes
+            f"{stage.weights} does not hold {tensor}"
+            for tensor in taken_as_stored
+            if tensor.name not in missing and (tensor.name, tensor.shape, tensor.dtype) not in shapes
         ]
     return problems
 
@@ -175,7 +202,11 @@ def write_bundle(
             manifest = make_manifest(_records(folder))
             (folder / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
             check(open_bundle(folder))
-            _move_into_place(_zipped(folder, scratch) if output.suffix == ".zip" else folder, output, scratch)
+            new = folder
+            if output.suffix == ".zip":
+                new = scratch / "bundle.zip"
+                pack_directory(folder, new)
+            _move_into_place(new, output, scratch)
     except OSError as error:
         raise BundleError(f"The bundle {output} could not be written ({error}); nothing was changed.") from error
     return open_bundle(output)
@@ -206,9 +237,9 @@ def _foreign_files(folder: Path) -> list[str]:
     if not folder.is_dir() or not any(folder.iterdir()):
         return []
     try:
-        own = {MANIFEST_NAME, *json.loads((folder / MANIFEST_NAME).read_bytes())["files"]}
+        own = {MANIFEST_NAME, SIGNATURE_NAME, *parse_json((folder / MANIFEST_NAME).read_bytes())["files"]}
     except (ValueError, KeyError, TypeError):
-        own = {MANIFEST_NAME}  # a manifest nobody can read vouches for nothing
+        own = {MANIFEST_NAME, SIGNATURE_NAME}  # a manifest nobody can read vouches for nothing
     files = (file.relative_to(folder).as_posix() for file in folder.rglob("*") if not file.is_dir())
     return sorted(set(files) - own)
 
@@ -244,14 +275,6 @@ def _records(folder: Path) -> dict[str, FileRecord]:
     }
 
 
-def _zipped(folder: Path, scratch: Path) -> Path:
-    archive_path = scratch / "bundle.zip"
-    with zipfile.ZipFile(archive_path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for file in sorted(folder.rglob("*")):
-            archive.write(file, file.relative_to(folder))
-    return archive_path
-
-
 def _move_into_place(new: Path, output: Path, scratch: Path) -> None:
     """Put the new bundle where the old one is; the old one comes back if that fails."""
     old = scratch / "old"
@@ -269,6 +292,8 @@ def replace_weights(
     bundle: Bundle, weights: Mapping[str, Array], reference: Mapping[str, Array], output: str | Path
 ) -> Bundle:
     """Write a bundle with the same libraries and other weights; nothing is compiled.
+
+    A signature is not taken along: whoever signed the bundle did not sign these weights.
 
     Parameters
     ----------
@@ -298,7 +323,7 @@ def replace_weights(
     def fill(folder: Path) -> Callable[[dict[str, FileRecord]], Manifest]:
         for name in bundle.manifest.files:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(bundle.file(name), folder / name)
+            shutil.copy(bundle.file(name), folder / name)  # with its mode: cospipe-run stays a program
         for file, tensors in stages.items():
             write_tensors(folder / file, {name: weights.get(name, value) for name, value in tensors.items()})
         write_tensors(folder / bundle.manifest.reference, reference)

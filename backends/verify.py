@@ -71,6 +71,7 @@ def verify_bundle(
     progress: Callable[[str], None] = lambda _: None,
     adapter: StoredAdapter | str | Path | None = None,
     reference: Mapping[str, Array] | None = None,
+    sysroot: str | Path | None = None,
 ) -> Verification:
     """Compare each stage, given the reference inputs, and the whole, stage after stage, with eager PyTorch.
 
@@ -81,7 +82,9 @@ def verify_bundle(
     bundle : Bundle
         An opened bundle.
     emulate : bool
-        Run AArch64 libraries under qemu-aarch64 instead of on this machine.
+        Run an AArch64 bundle under qemu-aarch64 instead of on this machine, with the program and the libraries that it
+        brings along; one made without ``--runner`` is run with the same from the cache. A stream of frames through all
+        replicas at once is then compared as well, and an adapter swapped in and out in its middle.
     progress : callable
         Is told what is checked next.
     adapter : StoredAdapter, str or Path, optional
@@ -89,6 +92,8 @@ def verify_bundle(
     reference : mapping of str to array, optional
         What eager PyTorch computes for one frame, by value name, see :func:`cospipe.adapter_reference`; needed with an
         adapter. By default the bundle's own.
+    sysroot : str or Path, optional
+        With ``emulate``: a copy of the board's root file system, instead of Debian's AArch64 libraries.
 
     Raises
     ------
@@ -96,8 +101,8 @@ def verify_bundle(
         When the bundle does not run on this machine and ``emulate`` is off.
     StageError
         When a stage fails; it carries the stage's name and the reason.
-    EmulatorError
-        When QEMU or something it needs is missing.
+    EmulatorError, BoardError
+        When QEMU or something it needs is missing, or the emulated program fails.
     UsageError
         When ``emulate`` is on and the bundle is not for AArch64, or an adapter comes without its reference.
     AdapterError
@@ -106,14 +111,28 @@ def verify_bundle(
     if adapter is not None and reference is None:
         raise UsageError("A bundle with an adapter is compared with the adapted model; give its reference values.")
     overrides = adapter_overrides(bundle, adapter)
-    call = _emulated(bundle, overrides) if emulate else _native(bundle, overrides)
-    how = "under qemu-aarch64" if emulate else "on this machine"
     reference = bundle.reference() if reference is None else reference
+    if not emulate:
+        return Verification("on this machine", _native_checks(bundle, overrides, reference, progress))
+    _check_can_emulate(bundle)
+    from cospipe.backends.emulator.board_directory import verify_emulated
+
+    root = None if sysroot is None else Path(sysroot)
+    return Verification("under qemu-aarch64", verify_emulated(bundle, adapter, reference, root, progress))
+
+
+def _native_checks(
+    bundle: Bundle,
+    overrides: Mapping[str, Overrides],
+    reference: Mapping[str, Array],
+    progress: Callable[[str], None],
+) -> tuple[Check, ...]:
+    call = _native(bundle, overrides)
     tolerance = bundle.manifest.relative_tolerance
     checks = []
     flowing = {spec.name: reference[spec.name] for spec in bundle.manifest.inputs}
     for stage in bundle.manifest.stages:
-        progress(f"Checking {stage.name} {how}")
+        progress(f"Checking {stage.name} on this machine")
         alone = call(stage.builds[0], reference)
         checks += [_check(stage.name, name, array, reference, tolerance) for name, array in alone.items()]
         for build in stage.builds[1:]:
@@ -122,7 +141,7 @@ def verify_bundle(
         is_first = all(spec.name in {i.name for i in bundle.manifest.inputs} for spec in stage.inputs)
         flowing |= alone if is_first else call(stage.builds[0], flowing)
     checks += [_check("whole", s.name, flowing[s.name], reference, tolerance) for s in bundle.manifest.outputs]
-    return Verification(how, tuple(checks))
+    return tuple(checks)
 
 
 def _check(part: str, name: str, array: Array, reference: Mapping[str, Array], tolerance: float) -> Check:
@@ -153,13 +172,9 @@ def _in_own_thread(call: StageCall) -> StageCall:
     return lambda stage, values: thread.submit(call, stage, values).result()
 
 
-def _emulated(bundle: Bundle, overrides: Mapping[str, Overrides]) -> StageCall:
+def _check_can_emulate(bundle: Bundle) -> None:
     if bundle.manifest.architecture != "aarch64":
         raise UsageError(
             f"Only AArch64 bundles are emulated; {bundle.path} is for {bundle.manifest.architecture}:"
             " verify it without --emulate."
         )
-    from cospipe.backends.emulator.qemu import find_emulator
-
-    emulator = find_emulator()
-    return lambda stage, values: emulator.run_stage(bundle, stage, values, overrides[stage.name])

@@ -98,7 +98,9 @@ def _run_cospipe(network: Network, setting: Setting, options: Sequence[str], fol
         network.module, network.inputs, soc=soc.name, cores=cores, max_stages=1, output=folder / "bundle"
     )
     emulator = dataclasses.replace(setting.emulator, options=(*options, "-E", "COSPIPE_MARKED_RUN=1"))
-    results = emulator.run_stage(made.bundle, made.bundle.manifest.stages[0], made.bundle.reference())
+    [stage] = made.bundle.manifest.stages
+    files = made.bundle.file(stage.library), made.bundle.file(stage.weights)
+    results = emulator.run_library(stage, *files, made.bundle.reference())
     return [results[spec.name] for spec in made.bundle.manifest.outputs]
 
 

@@ -79,7 +79,7 @@ def measured_period_us(chosen: cospipe.Optimized, rounds: int, frames: int) -> f
     """Return the median time of a frame over all windows of eight frames, the first window of each round left out."""
     windows_us: list[float] = []
     for _ in range(rounds):
-        with PipelineRunner(chosen.bundle) as runner:
+        with PipelineRunner(chosen.bundle, keep_trace=True) as runner:
             for _result in runner.run(synthetic_frames(chosen.bundle.manifest, frames)):
                 pass
         ended_s = runner.statistics.finished_s[WINDOW_FRAMES:]

@@ -66,7 +66,7 @@ def on_this_machine(model: str, frames: int, queue_depth: int) -> list[Row]:
     network = load_network(model, (), keep_weights=True)
     with tempfile.TemporaryDirectory() as folder:
         made = cospipe.optimize(network.module, network.inputs, soc="host", output=Path(folder) / "bundle")
-        with cospipe.PipelineRunner(made.bundle, queue_depth) as runner:
+        with cospipe.PipelineRunner(made.bundle, queue_depth, keep_trace=True) as runner:
             for count in (WARM_UP_FRAMES, frames):
                 for _ in runner.run(synthetic_frames(made.bundle.manifest, count)):
                     pass

@@ -51,7 +51,7 @@ class BundleWay(Way):
     """A bundle in the pipeline runner, which gets frames as fast as it takes them."""
 
     def __init__(self, bundle: Bundle) -> None:
-        self._runner = PipelineRunner(bundle)
+        self._runner = PipelineRunner(bundle, keep_trace=True)
         self._runner.__enter__()
         inputs = bundle.reference()
         self._frame = {spec.name: inputs[spec.name] for spec in bundle.manifest.inputs}

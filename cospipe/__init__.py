@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cospipe.ir.errors import CospipeError
 
 if TYPE_CHECKING:
+    from cospipe.backends.board.options import RunnerOptions
     from cospipe.backends.bundle import Bundle, open_bundle
     from cospipe.backends.runtime.runner import PipelineRunner
     from cospipe.backends.verify import verify_bundle
@@ -30,6 +31,7 @@ __all__ = [
     "Optimized",
     "PipelineRunner",
     "Prediction",
+    "RunnerOptions",
     "SpectralConfig",
     "__version__",
     "adapt",
@@ -50,6 +52,7 @@ _HOMES = {
     "Optimized": "cospipe.front_door",
     "PipelineRunner": "cospipe.backends.runtime.runner",
     "Prediction": "cospipe.prediction",
+    "RunnerOptions": "cospipe.backends.board.options",
     "SpectralConfig": "cospipe.ir.spectral_config",
     "adapt": "cospipe.ir.eager_adapters",
     "adapter_reference": "cospipe.front_door",

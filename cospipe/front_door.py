@@ -14,6 +14,7 @@ from torch import fx, nn
 from torch.export import ExportedProgram
 from torch.utils._pytree import tree_leaves
 
+from cospipe.backends.board.options import RunnerOptions
 from cospipe.backends.bundle import Bundle, check_output, open_bundle, replace_weights
 from cospipe.backends.runtime.frame import Frame
 from cospipe.backends.runtime.frames import synthetic_frames
@@ -108,6 +109,7 @@ def optimize(
     source: str = "analytic",
     profile: str | Path = "",
     winograd: bool = True,
+    runner: RunnerOptions | None = None,
     name: str | None = None,
     progress: Progress = log.info,
 ) -> Optimized:
@@ -149,6 +151,8 @@ def optimize(
         F(2x2, 3x3) to F(6x6, 3x3) stay within 1e-3 of the output's scale of FP32 direct convolution; measured are up
         to 1e-5 for a layer and 8e-6 for a network (docs/architecture.md). Turn it off to compare numbers with another
         runtime digit by digit, or when single rounding errors matter, as in optimisation through the network.
+    runner : RunnerOptions, optional
+        Makes the bundle complete for a bare board: the program that runs it, built for the target, and TVM's runtime.
     name : str, optional
         What the model is called in the bundle; its class name by default.
     progress : callable
@@ -167,6 +171,8 @@ def optimize(
         When the model cannot be captured, or holds operations that cannot be compiled (all are listed).
     LoweringError, BundleError
         When a stage cannot be compiled, or the bundle cannot be written.
+    BoardError
+        When ``runner`` is given and its program cannot be built, or the bundle would not run on the board.
     PlanError
         When no plan keeps to the limits; the message says which binds.
     VerificationError
@@ -216,6 +222,7 @@ def optimize(
         expected=_eager(model, inputs),
         originals=originals,
         allows_winograd=winograd,
+        runner=runner,
     )
     bundle = pack(request, output, progress)
     return Optimized(plan_of(pipeline), bundle)

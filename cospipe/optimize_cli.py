@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cospipe.board_options import board_text, board_values, runner_options
 from cospipe.console import JsonOption, out, parse_shapes, print_json, show_progress
 from cospipe.ir.errors import UsageError
 from cospipe.options import (
@@ -51,6 +52,20 @@ def optimize(
     winograd: Annotated[
         bool, typer.Option("--winograd/--no-winograd", help="allow Winograd's method for 3x3 convolutions")
     ] = True,
+    runner: Annotated[
+        bool,
+        typer.Option("--runner", help="make the bundle complete for a bare board: add cospipe-run and its libraries"),
+    ] = False,
+    sysroot: Annotated[
+        Path | None,
+        typer.Option("--sysroot", metavar="DIR", help="with --runner: a copy of the board's root file system to check"),
+    ] = None,
+    glibc: Annotated[
+        str | None, typer.Option("--glibc", metavar="2.28", help="with --runner: oldest C library it must run with")
+    ] = None,
+    cross_compiler: Annotated[
+        str | None, typer.Option("--cross-compiler", metavar="CXX", help="with --runner: a g++ to use instead of zig")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compile a model into a pipeline and write it as a bundle.
@@ -67,12 +82,15 @@ def optimize(
 
         cospipe optimize net.pt2 --soc host --source measured --profile host.json
 
+        cospipe optimize torchvision.models:mobilenet_v2 --soc rk3588 --target aarch64 --runner -o build/board
+
         cospipe optimize mymodels.nets:make_net --adapter pets.safetensors -o build/pets
 
         cospipe optimize mymodels.nets:make_net --passes 'insert-adapters{n=1000},merge-adapters{at=load}' -o build/room
     """
     shapes = parse_shapes(input_shape)
     limits = parse_limits(max_latency, max_power, max_memory)
+    board = runner_options(runner, sysroot, glibc, cross_compiler)
     output = output or Path("build") / Path(model.rpartition(":")[2]).stem
     with show_progress() as progress:
         progress("Loading the compiler")
@@ -98,18 +116,28 @@ def optimize(
             source=source,
             profile=profile_file or "",
             winograd=winograd,
+            runner=board,
             name=model,
             progress=progress,
         )
     if as_json:
         sizes = {"bundle": str(output), "bundle_bytes": result.bundle.total_bytes}
-        return print_json({**sizes, **generic_values(result.bundle.manifest), **plan_values(result.plan)})
+        return print_json(
+            {
+                **sizes,
+                **board_values(result.bundle),
+                **generic_values(result.bundle.manifest),
+                **plan_values(result.plan),
+            }
+        )
     from cospipe.pictures import generic_text, plan_picture, size
 
     out.print(plan_picture(result.plan, out.width))
     if slow := generic_text(result.bundle.manifest):
         out.print(slow, style="yellow", end="", markup=False, highlight=False)
     out.print(f"[bold]{output}[/bold]: {size(result.bundle.total_bytes)} for {result.bundle.manifest.architecture}")
+    if complete := board_text(result.bundle):
+        out.print(complete, markup=False, highlight=False)
 
 
 def predict(

@@ -24,6 +24,10 @@ ShapeOption = Annotated[
 AdapterOption = Annotated[
     Path | None, typer.Option("--adapter", metavar="FILE", help="an adapter to fold into the weights at load time")
 ]
+PublicKeyOption = Annotated[
+    Path | None,
+    typer.Option("--public-key", metavar="FILE", help="refuse a bundle that is not signed with the key to this one"),
+]
 ObjectiveOption = Annotated[str, typer.Option("--objective", help="throughput, latency or energy")]
 CoresOption = Annotated[str, typer.Option("--cores", metavar="big:4+little:2", help="cores the plan may use")]
 MaxStagesOption = Annotated[int, typer.Option("--max-stages", help="most stages; 0 for no limit")]

@@ -207,11 +207,18 @@ def _mark(soc: Soc, key: str) -> str:
 
 
 def run_picture(manifest: Manifest, statistics: Mapping[str, Any], width: int) -> RenderableType:
-    """Draw a run: the plan with measured times, and where the stages really ran."""
+    """Draw a run: the plan with measured times, where the stages really ran, and at which clocks."""
     notes = Text()
     for stage in statistics["stages"]:
         if stage["placement"] != "plan":
             cores = ",".join(map(str, stage["cpu_ids"]))
             how = "shares" if stage["placement"] == "shared" else "ran on"
             notes.append(f"\n{stage['name']} {how} cpu {cores} of this machine, not the plan's cores", style="yellow")
+    for cpu, clock in statistics["clocks_mhz"].items():
+        most = f" of {clock['nominal']:.0f}" if clock["nominal"] else ""
+        seen = f"{clock['median']:.0f}{most} MHz ({clock['lowest']:.0f} to {clock['highest']:.0f})"
+        notes.append(f"\ncpu {cpu} ran at {seen}", style="dim")
+    if statistics["interrupted_by"]:
+        ended = f"\n{statistics['interrupted_by']} ended the run after {statistics['frames']} frames"
+        notes.append(ended, style="yellow")
     return Group(plan_picture(manifest.plan, width, statistics), notes)

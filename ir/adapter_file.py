@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cospipe.ir.errors import AdapterError, BundleError, UsageError, several
+from cospipe.ir.json_text import parse_json
 from cospipe.ir.spectral_config import SpectralConfig
 from cospipe.ir.tensor_file import Array, map_tensors, read_metadata, write_tensors
 
@@ -143,7 +144,8 @@ def read_adapter(path: str | Path) -> StoredAdapter:
 
 def _parsed(text: str, path: Path) -> AdapterHeader:
     try:
-        return AdapterHeader.model_validate_json(text)
+        parse_json(text)  # refuses what other readers could read differently
+        return AdapterHeader.model_validate_json(text, strict=True)
     except ValidationError as error:
         versions = [e["input"] for e in error.errors() if e["loc"] == ("version",)]
         if any(isinstance(version, int) and version > 1 for version in versions):
@@ -152,6 +154,8 @@ def _parsed(text: str, path: Path) -> AdapterHeader:
             ) from error
         mistakes = [f"{'.'.join(map(str, e['loc'])) or 'header'}: {e['msg']}" for e in error.errors()]
         raise AdapterError(several(f"The header of {path} cannot be read", mistakes)) from error
+    except ValueError as error:
+        raise AdapterError(f"The header of {path} cannot be read: {error}.") from error
 
 
 def _of_tensors(header: AdapterHeader, tensors: Mapping[str, Array]) -> StoredAdapter:

@@ -66,6 +66,10 @@ class RemoteError(CospipeError):
     """A board that cannot be reached, or cannot do what it was asked for."""
 
 
+class BoardError(CospipeError):
+    """A board directory that cannot be made complete, or would not run on its board."""
+
+
 class EmulatorError(CospipeError):
     """QEMU, the AArch64 libraries or the emulated program are missing or failed."""
 

@@ -2,24 +2,42 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from cospipe.ir.errors import BundleError, UsageError, several
-from cospipe.ir.plan import PipelinePlan, StagePlan
+from cospipe.ir.errors import BundleError, several
+from cospipe.ir.json_text import parse_json
+from cospipe.ir.plan import MOST_CORES, Count, PipelinePlan, StagePlan
+from cospipe.ir.plan_support import cannot_run
+from cospipe.ir.tensor_file import is_holdable
 
 MANIFEST_NAME = "manifest.json"
-FORMAT = "cospipe-bundle"
-FORMAT_VERSION: Final = 3
+SIGNATURE_NAME = "manifest.sig"
+"""Ed25519 signature of the manifest's bytes, beside it: 64 raw bytes."""
+FORMAT: Final = "cospipe-bundle"
+FORMAT_VERSION: Final = 4
+MOST_MANIFEST_BYTES = 64 << 20
+MOST_FILES = 65536
+MOST_THREADS = MOST_CORES
+"""Of one library, and of all replicas together."""
+_MOST_DIMENSIONS = 16
+_MOST_NAME_BYTES = 4096
 
 
 def _plain_relative(name: str) -> str:
     path = PurePosixPath(name)
-    if not name or path.is_absolute() or ".." in path.parts or "\\" in name or str(path) != name:
+    is_plain = name not in ("", ".") and str(path) == name and not path.is_absolute() and ".." not in path.parts
+    if not is_plain or "\\" in name or "\0" in name:
         raise ValueError(f"{name!r} is not a path inside the bundle")
+    if len(name.encode()) > _MOST_NAME_BYTES:
+        raise ValueError(f"a file's name has more than {_MOST_NAME_BYTES} bytes")
+    if name in (MANIFEST_NAME, SIGNATURE_NAME):
+        raise ValueError(f"{name} cannot vouch for itself")
     return name
 
 
@@ -35,8 +53,14 @@ class TensorSpec(_Part):
     """Name, shape and element type of a tensor that enters or leaves a stage."""
 
     name: str
-    shape: tuple[Extent, ...]
+    shape: tuple[Extent, ...] = Field(max_length=_MOST_DIMENSIONS)
     dtype: Literal["float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool"]
+
+    @model_validator(mode="after")
+    def _fits_into_memory(self) -> TensorSpec:
+        if not is_holdable(self.shape, self.dtype):
+            raise ValueError(f"no memory could hold a tensor of the shape {'x'.join(map(str, self.shape))}")
+        return self
 
     def __str__(self) -> str:
         return f"{self.name} ({'x'.join(map(str, self.shape)) or 'scalar'} {self.dtype})"
@@ -95,7 +119,7 @@ class StageBuild(_Part):
 
     library: FileName
     core_type: str
-    threads: Annotated[int, Field(ge=1)] = 1
+    threads: Annotated[int, Field(ge=1, le=MOST_THREADS)] = 1
     shares_by_speed: bool = False
     weight_arguments: tuple[WeightArgument, ...]
     generic_nodes: tuple[GenericNode, ...] = ()
@@ -141,15 +165,27 @@ class StageFiles(StageBuild):
 class FileRecord(_Part):
     """Size and SHA-256 of one file."""
 
-    bytes: Annotated[int, Field(ge=0)]
+    bytes: Count
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class RunnerFiles(_Part):
+    """What a board directory brings along, so that it runs where nothing else is installed.
+
+    ``program`` is cospipe-run, ``libraries`` are those that it loads, in this order. All of them run with a C library
+    of version ``glibc`` or newer.
+    """
+
+    program: FileName
+    libraries: tuple[FileName, ...] = Field(min_length=1)
+    glibc: Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+$")]
 
 
 class Manifest(_Part):
     """Everything a runner must know about a bundle."""
 
-    format: Literal["cospipe-bundle"] = "cospipe-bundle"
-    version: Literal[3] = FORMAT_VERSION
+    format: Literal["cospipe-bundle"]
+    version: Literal[4]
     cospipe_version: str
     tvm_version: str
     model: str
@@ -168,7 +204,8 @@ class Manifest(_Part):
     reference: FileName
     """Input, every tensor handed over and output of one frame, computed by eager PyTorch."""
     relative_tolerance: Annotated[float, Field(gt=0, allow_inf_nan=False)]
-    files: dict[FileName, FileRecord]
+    runner: RunnerFiles | None = None
+    files: dict[FileName, FileRecord] = Field(max_length=MOST_FILES)
 
     @property
     def generic_nodes(self) -> tuple[GenericNode, ...]:
@@ -183,22 +220,36 @@ class Manifest(_Part):
 
     @model_validator(mode="after")
     def _complete(self) -> Manifest:
-        libraries = (build.library for stage in self.stages for build in stage.builds)
-        named = {self.reference, *libraries, *(s.weights for s in self.stages)}
-        if missing := sorted(named - self.files.keys()):
-            raise ValueError(f"no SHA-256 is given for {', '.join(missing)}")
-        if [s.name for s in self.stages] != [s.name for s in self.plan.stages]:
-            raise ValueError("the stages of the plan and of the files differ")
-        if problems := [p for pair in zip(self.stages, self.plan.stages, strict=True) for p in _misfits(*pair)]:
+        if problems := [*_missing_records(self), *_plan_problems(self), *_value_problems(self)]:
             raise ValueError("; ".join(problems))
-        known = {spec.name for spec in self.inputs}
-        for stage in self.stages:
-            if unknown := [spec.name for spec in stage.inputs if spec.name not in known]:
-                raise ValueError(f"{stage.name} reads {', '.join(unknown)}, which nothing before it writes")
-            known |= {spec.name for spec in stage.outputs}
-        if unknown := [spec.name for spec in self.outputs if spec.name not in known]:
-            raise ValueError(f"no stage writes the output {', '.join(unknown)}")
         return self
+
+
+def _missing_records(manifest: Manifest) -> Iterator[str]:
+    """Yield that files are named whose SHA-256 is not."""
+    libraries = (build.library for stage in manifest.stages for build in (stage, *stage.further_builds))
+    named = {manifest.reference, *libraries, *(stage.weights for stage in manifest.stages)}
+    if manifest.runner:
+        named |= {manifest.runner.program, *manifest.runner.libraries}
+    if missing := sorted(named - manifest.files.keys()):
+        yield f"no SHA-256 is given for {', '.join(missing)}"
+
+
+def _plan_problems(manifest: Manifest) -> Iterator[str]:
+    """Yield what keeps the stages from running as planned."""
+    names = [stage.name for stage in manifest.stages]
+    planned = manifest.plan.stages
+    if names != [stage.name for stage in planned]:
+        yield "the stages of the plan and of the files differ"
+        return
+    yield from (f"two stages have the name {name}" for name, count in Counter(names).items() if count > 1)
+    yield from cannot_run(manifest.plan)
+    threads = sum(part.cores for stage in planned for replica in stage.replicas for part in replica.cores)
+    if threads > MOST_THREADS:
+        yield f"all replicas together have {threads} threads, more than {MOST_THREADS}"
+        return
+    for pair in zip(manifest.stages, planned, strict=True):
+        yield from _misfits(*pair)
 
 
 def _misfits(stage: StageFiles, planned: StagePlan) -> Iterator[str]:
@@ -206,16 +257,30 @@ def _misfits(stage: StageFiles, planned: StagePlan) -> Iterator[str]:
     if len(stage.replica_builds) != len(planned.replicas):
         yield f"{stage.name} has {len(planned.replicas)} replicas, builds are named for {len(stage.replica_builds)}"
         return
+    builds = (stage, *stage.further_builds)
     for replica, build in zip(planned.replicas, stage.replica_builds, strict=True):
         cores = sum(part.cores for part in replica.cores)
         if len(replica.cpu_ids) != cores:
             yield f"{stage.name} has {len(replica.cpu_ids)} cpu ids for {replica.text}"
-        if stage.builds[build].threads != cores:
-            yield f"{stage.name} runs a library for {stage.builds[build].threads} threads on {replica.text}"
+        if builds[build].threads != cores:
+            yield f"{stage.name} runs a library for {builds[build].threads} threads on {replica.text}"
+
+
+def _value_problems(manifest: Manifest) -> Iterator[str]:
+    """Yield what is read before it is written."""
+    known = {spec.name for spec in manifest.inputs}
+    for stage in manifest.stages:
+        if unknown := [spec.name for spec in stage.inputs if spec.name not in known]:
+            yield f"{stage.name} reads {', '.join(unknown)}, which nothing before it writes"
+        known |= {spec.name for spec in stage.outputs}
+    if unknown := [spec.name for spec in manifest.outputs if spec.name not in known]:
+        yield f"no stage writes the output {', '.join(unknown)}"
 
 
 def parse_manifest(text: str, origin: str) -> Manifest:
     """Read a manifest; ``origin`` names it in errors.
+
+    Nothing is converted: a number that is written as text is a mistake.
 
     Raises
     ------
@@ -223,14 +288,23 @@ def parse_manifest(text: str, origin: str) -> Manifest:
         When it is not JSON of the expected form; every mistake is listed.
     """
     try:
-        return Manifest.model_validate_json(text)
+        _check_version(parse_json(text), origin)
+        return Manifest.model_validate_json(text, strict=True)
     except ValidationError as error:
-        if versions := [e["input"] for e in error.errors() if e["loc"] == ("version",)]:
-            raise BundleError(
-                f"{origin} is of format version {versions[0]}, this version of cospipe reads {FORMAT_VERSION};"
-                " compile the model again."
-            ) from error
         mistakes = [f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()]
         raise BundleError(several(f"{origin} is not a bundle manifest this version reads", mistakes)) from error
-    except UsageError as error:  # from the plan's own types
-        raise BundleError(f"{origin} is not a bundle manifest this version reads: {error}") from error
+    except ValueError as error:
+        raise BundleError(f"{origin} is not a bundle manifest: {error}.") from error
+
+
+def _check_version(document: object, origin: str) -> None:
+    """Say first that a manifest is of another version: what else is wrong with it follows from that."""
+    if not isinstance(document, dict) or "version" not in document:
+        return
+    version = document["version"]
+    if type(version) is int and version == FORMAT_VERSION:  # 4.0 is equal, but no version
+        return
+    raise BundleError(
+        f"{origin} is of format version {json.dumps(version)[:40]}, this version of cospipe reads {FORMAT_VERSION};"
+        " compile the model again."
+    )

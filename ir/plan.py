@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,7 +16,13 @@ PLAN_KINDS = ("one stage", "pipeline", "copies", "spread equal", "spread by-spee
 """One stage on one cluster; stages in a row; whole networks side by side; every kernel over several clusters, in equal
 parts or by speed; and mixtures of these."""
 
+MOST_CORES = 1024
+
 Sharing = Literal["equal", "by-speed"]
+CpuId = Annotated[int, Field(ge=0, le=65535)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Figure = Annotated[float, Field(allow_inf_nan=False)]
+"""A finite number; JSON has no others."""
 
 
 @dataclass(frozen=True, order=True)
@@ -32,7 +38,7 @@ class CoreConfiguration:
     """
 
     cluster: str
-    cores: int
+    cores: Annotated[int, Field(ge=1, le=MOST_CORES)]  # checked where one is read from JSON
 
     def __post_init__(self) -> None:
         if self.cores < 1:
@@ -63,8 +69,8 @@ class Replica(BaseModel):
 
     cores: tuple[CoreConfiguration, ...] = Field(min_length=1)
     """Several when every kernel is spread over cores of several clusters. An accelerator counts as a cluster."""
-    cpu_ids: tuple[int, ...] = ()
-    compute_us: float = Field(ge=0)
+    cpu_ids: tuple[CpuId, ...] = ()
+    compute_us: Figure = Field(ge=0)
     sharing: Sharing = "equal"
     """How cores of several clusters share the rows of a kernel: equal parts, or by their speed."""
 
@@ -86,8 +92,8 @@ class StagePlan(BaseModel):
     name: str
     replicas: tuple[Replica, ...] = Field(min_length=1)
     nodes: tuple[str, ...] = Field(min_length=1)
-    hand_over_us: float = Field(ge=0)
-    hand_over_bytes: int = Field(ge=0)
+    hand_over_us: Figure = Field(ge=0)
+    hand_over_bytes: Count
 
     @property
     def text(self) -> str:
@@ -127,13 +133,13 @@ class SearchReport(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    positions: int
+    positions: Count
     """Cut positions of the graph, both ends included."""
-    states: int
+    states: Count
     """States (position, cores used of each cluster) of the search space."""
-    transitions: int
+    transitions: Count
     """Transitions weighed: one stage on one core configuration from one state."""
-    seconds: float
+    seconds: Figure
     limited_by: str
     """What keeps the period from being shorter, as a sentence."""
 
@@ -150,17 +156,17 @@ class PipelinePlan(BaseModel):
     soc: str
     objective: str
     stages: tuple[StagePlan, ...] = Field(min_length=1)
-    single_stage_us: dict[str, float] = Field(default_factory=dict)
+    single_stage_us: dict[str, Figure] = Field(default_factory=dict)
     """Predicted time of the whole network as one stage, on each core configuration (``big:4``)."""
-    contention: float = Field(default=1.0, ge=1)
+    contention: Figure = Field(default=1.0, ge=1)
     """Factor on all times, because stages that run at once share memory."""
-    clock_mhz: dict[str, float] = Field(default_factory=dict)
+    clock_mhz: dict[str, Figure] = Field(default_factory=dict)
     """Clock of each cluster; the highest where it is not given."""
-    energy_mj: float | None = Field(default=None, ge=0)
+    energy_mj: Figure | None = Field(default=None, ge=0)
     """Predicted energy of the whole board for one frame, millijoules; None where its power is not known."""
-    power_mw: float | None = Field(default=None, ge=0)
+    power_mw: Figure | None = Field(default=None, ge=0)
     """Power the board draws when every stage is busy, milliwatts."""
-    memory_bytes: int | None = Field(default=None, ge=0)
+    memory_bytes: Count | None = None
     """Weights and tensors of every replica."""
     search: SearchReport | None = None
 

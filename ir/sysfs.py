@@ -118,9 +118,13 @@ def _read_size_kib(file: Path) -> int | None:
 
 
 def _read_cpu_list(file: Path) -> frozenset[int]:
-    """Read ``0-3,6``."""
+    return parse_cpu_list(_read_text(file))
+
+
+def parse_cpu_list(text: str) -> frozenset[int]:
+    """Read ``0-3,6``; what makes no sense is left out."""
     cpus: set[int] = set()
-    for part in _read_text(file).split(","):
+    for part in text.strip().split(","):
         first, _, last = part.partition("-")
         if first.isdecimal() and (last or first).isdecimal():
             cpus.update(range(int(first), int(last or first) + 1))

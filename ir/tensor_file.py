@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import mmap
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
-from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,13 @@ import numpy as np
 import numpy.typing as npt
 
 from cospipe.ir.errors import BundleError
+from cospipe.ir.json_text import parse_json
 
 Array = npt.NDArray[Any]
 ALIGNMENT_BYTES = 64
 
 _MOST_DIMENSIONS = 16
+_MOST_HEADER_BYTES = 100_000_000  # as the safetensors library has it
 
 _DTYPES = {
     "F64": "float64",
@@ -38,6 +40,7 @@ _DTYPES = {
     "BOOL": "bool",
 }
 _METADATA = "__metadata__"
+_FIELDS = {"dtype", "shape", "data_offsets"}
 _CODES = {name: code for code, name in _DTYPES.items()}
 
 
@@ -78,20 +81,27 @@ class TensorEntry:
     size_bytes: int
 
 
+def is_holdable(shape: Sequence[int], dtype: str) -> bool:
+    """Tell whether memory could hold a tensor of a shape; extents must make sense even if there are no elements."""
+    return prod(filter(None, shape)) * np.dtype(dtype).itemsize <= sys.maxsize
+
+
 def read_entries(path: Path) -> dict[str, TensorEntry]:
     """Return where every tensor of a safetensors file lies.
 
     Raises
     ------
     BundleError
-        When the header or an entry does not fit the file.
+        When the header or an entry does not fit the file, or tensors overlap.
     """
     header, start = _read_header(path)
     size = path.stat().st_size
     try:
-        return {name: _entry(entry, start, size) for name, entry in header.items() if name != _METADATA}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        entries = {name: _entry(name, entry, start, size) for name, entry in header.items() if name != _METADATA}
+        _check_overlaps(entries)
+    except ValueError as error:
         raise _invalid(path, error) from error
+    return entries
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -102,9 +112,7 @@ def read_metadata(path: Path) -> dict[str, str]:
     BundleError
         When the header cannot be read, or holds something else than text there.
     """
-    metadata = _read_header(path)[0].get(_METADATA, {})
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise _invalid(path, "its metadata is not text by name")
+    metadata: dict[str, str] = _read_header(path)[0].get(_METADATA, {})
     return metadata
 
 
@@ -115,13 +123,18 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > size - 8:
             raise BundleError(f"{path.name} is not a safetensors file, or is cut off inside its header.")
+        if length > _MOST_HEADER_BYTES:
+            raise _invalid(path, f"its header has {length} bytes")
         text = file.read(length)
     try:
-        header = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise _invalid(path, error) from error
+        header = parse_json(text)
+    except ValueError as error:
+        raise _invalid(path, f"of its header, {error}") from error
     if not isinstance(header, dict):
         raise _invalid(path, "its header is no object")
+    metadata = header.get(_METADATA, {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise _invalid(path, "its metadata is not text by name")
     return header, 8 + length
 
 
@@ -129,17 +142,38 @@ def _invalid(path: Path, reason: object) -> BundleError:
     return BundleError(f"{path.name} is not a valid safetensors file: {reason}.")
 
 
-def _entry(entry: dict[str, Any], start_bytes: int, file_bytes: int) -> TensorEntry:
-    start, end = map(index, entry["data_offsets"])
-    found = TensorEntry(_DTYPES[entry["dtype"]], tuple(map(index, entry["shape"])), start_bytes + start, end - start)
-    expected = prod(found.shape) * np.dtype(found.dtype).itemsize
-    if len(found.shape) > _MOST_DIMENSIONS:
-        raise ValueError(f"a tensor has {len(found.shape)} dimensions")
-    if prod(filter(None, found.shape)) * np.dtype(found.dtype).itemsize > sys.maxsize:  # though it has no elements
-        raise ValueError(f"a tensor has the shape {found.shape}")
-    if start < 0 or start_bytes + end > file_bytes or min(found.shape, default=0) < 0 or found.size_bytes != expected:
-        raise ValueError(f"a tensor of {found.shape} {found.dtype} does not fit bytes {start} to {end}")
+def _entry(name: str, fields: Any, start_bytes: int, file_bytes: int) -> TensorEntry:
+    if not isinstance(fields, dict) or fields.keys() != _FIELDS:
+        raise ValueError(f"{name} must have the fields {', '.join(sorted(_FIELDS))} and no other")
+    shape, offsets = (_whole_numbers(name, key, fields[key]) for key in ("shape", "data_offsets"))
+    if not isinstance(fields["dtype"], str) or fields["dtype"] not in _DTYPES:
+        raise ValueError(f"the element type {fields['dtype']!r} of {name} is not known here")
+    if len(shape) > _MOST_DIMENSIONS:
+        raise ValueError(f"{name} has {len(shape)} dimensions")
+    if len(offsets) != 2:
+        raise ValueError(f"the data_offsets of {name} must be two numbers")
+    start, end = offsets
+    found = TensorEntry(_DTYPES[fields["dtype"]], shape, start_bytes + start, end - start)
+    if not is_holdable(shape, found.dtype):
+        raise ValueError(f"{name} has the shape {shape}, which no memory could hold")
+    expected = prod(shape) * np.dtype(found.dtype).itemsize
+    if start_bytes + end > file_bytes or found.size_bytes != expected:
+        raise ValueError(f"{name} of {shape} {found.dtype} does not fit bytes {start} to {end}")
     return found
+
+
+def _whole_numbers(name: str, key: str, values: Any) -> tuple[int, ...]:
+    if not isinstance(values, list) or any(type(value) is not int or value < 0 for value in values):  # True is an int
+        raise ValueError(f"the {key} of {name} must be a list of whole numbers from 0")
+    return tuple(values)
+
+
+def _check_overlaps(entries: Mapping[str, TensorEntry]) -> None:
+    """Check that no byte belongs to two tensors."""
+    order = sorted((entry.offset_bytes, entry.size_bytes, name) for name, entry in entries.items() if entry.size_bytes)
+    for (offset, size, name), (next_offset, _, next_name) in pairwise(order):
+        if offset + size > next_offset:
+            raise ValueError(f"{next_name} lies over {name}")
 
 
 class TensorFile:

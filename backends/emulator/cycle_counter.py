@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cospipe.backends.emulator.aarch64_runtime import cache_folder
+from cospipe.backends.board.cache import cache_folder
 from cospipe.backends.emulator.elf_functions import ElfFunctions
 from cospipe.backends.emulator.executed_blocks import executed_blocks
 from cospipe.backends.emulator.instruction_counter import Report, build_plugin, plugin_options, read_report

@@ -1,35 +1,73 @@
-"""Running AArch64 stages on this machine: qemu-aarch64, a C library, the AArch64 TVM runtime and a small caller."""
+"""Running AArch64 code on this machine: qemu-aarch64, a C library, and for single stages a small caller."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
-from cospipe.backends.bundle import Bundle, sha256
-from cospipe.backends.emulator.aarch64_runtime import aarch64_runtime, cache_folder
+from cospipe.backends.board.cache import cache_folder
+from cospipe.backends.board.runtime_libraries import runtime_libraries
+from cospipe.backends.board.sysroot import find_library
+from cospipe.backends.bundle import sha256
 from cospipe.backends.tvm.link import zig_compile
-from cospipe.ir.errors import EmulatorError, several
+from cospipe.ir.errors import BoardError, EmulatorError, several
 from cospipe.ir.manifest import StageFiles, TensorSpec, WeightArgument
 from cospipe.ir.tensor_file import Array, TensorEntry, read_entries, write_tensors
 
 _SYSROOTS = (Path("/usr/aarch64-linux-gnu"), Path("/"))
 _LOADER = "lib/ld-linux-aarch64.so.1"
-_CPP_LIBRARIES = tuple(
-    f"{folder}/libstdc++.so.6" for folder in ("lib", "usr/lib/aarch64-linux-gnu", "lib/aarch64-linux-gnu")
-)
+_NO_SPINNING = "TVM_THREAD_POOL_SPIN_COUNT=0"
+"""Threads of a board's many cores share this machine's few: one that spins keeps those it waits for from working."""
 _DLPACK_CODES = {"float": 2, "int": 0, "uint": 1, "bool": 6}
 
 
 @dataclass(frozen=True)
+class Qemu:
+    """qemu-aarch64, and the directory in which emulated programs find the C library."""
+
+    program: str
+    sysroot: Path
+
+    def run(self, command: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
+        """Run a program in a folder, with nothing of this process's environment."""
+        # Debian's cross libraries lie where no loader looks for them by itself
+        libraries = f"LD_LIBRARY_PATH={self.sysroot / 'lib'}"
+        full = [self.program, "-L", str(self.sysroot), "-E", libraries, "-E", _NO_SPINNING, *command]
+        return subprocess.run(full, cwd=folder, env={}, capture_output=True, text=True, check=False)
+
+
+def find_qemu(sysroot: Path | None = None) -> Qemu:
+    """Return QEMU with a sysroot: the one that is named, or Debian's.
+
+    Raises
+    ------
+    EmulatorError
+        When QEMU or the AArch64 C and C++ libraries are missing; the message names the Debian packages.
+    """
+    program = shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
+    problems = [] if program else ["qemu-aarch64 is missing (Debian: apt-get install qemu-user)"]
+    roots = _SYSROOTS if sysroot is None else (sysroot.resolve(),)
+    root = next((root for root in roots if (root / _LOADER).exists()), None)
+    where = "" if sysroot is None else f" in {sysroot}"
+    if root is None:
+        problems.append(f"the AArch64 C library is missing{where} (Debian: apt-get install libc6-arm64-cross)")
+    elif not find_library(root, "libstdc++.so.6", "aarch64"):
+        problems.append(f"the AArch64 C++ library is missing{where} (Debian: apt-get install libstdc++6-arm64-cross)")
+    if problems or program is None or root is None:
+        raise EmulatorError(several("AArch64 code cannot be emulated here", problems))
+    return Qemu(program, root)
+
+
+@dataclass(frozen=True)
 class Emulator:
-    """Everything a stage needs to run as AArch64 code on this machine; ``options`` are further ones for QEMU."""
+    """Everything a single stage needs to run as AArch64 code here; ``options`` are further ones for QEMU."""
 
     qemu: str
     sysroot: Path
@@ -37,25 +75,19 @@ class Emulator:
     runner: Path
     options: tuple[str, ...] = ()
 
-    def run_stage(
-        self,
-        bundle: Bundle,
-        stage: StageFiles,
-        values: Mapping[str, Array],
-        overrides: Mapping[str, Array] | None = None,
+    def run_library(
+        self, stage: StageFiles, library: Path, weights: Path, values: Mapping[str, Array]
     ) -> dict[str, Array]:
-        """Call one stage of a bundle, in its first build.
+        """Call a compiled stage, which need not be in a bundle, in its first build.
 
         Parameters
         ----------
-        bundle : Bundle
-            An AArch64 bundle.
         stage : StageFiles
-            One of its stages.
+            What the stage takes and returns.
+        library, weights : Path
+            Its files.
         values : mapping of str to array
             The stage's inputs by value name.
-        overrides : mapping of str to array, optional
-            Values that take the place of stored weights, by name.
 
         Returns
         -------
@@ -67,26 +99,10 @@ class Emulator:
         EmulatorError
             When the emulated program fails; the message ends with its own.
         """
-        files = bundle.file(stage.library), bundle.file(stage.weights)
-        return self.run_library(stage, *files, values, overrides)
-
-    def run_library(
-        self,
-        stage: StageFiles,
-        library: Path,
-        weights: Path,
-        values: Mapping[str, Array],
-        overrides: Mapping[str, Array] | None = None,
-    ) -> dict[str, Array]:
-        """Call a compiled stage that need not be in a bundle: ``library`` and ``weights`` are its files.
-
-        Everything else is as for :meth:`run_stage`.
-        """
         with tempfile.TemporaryDirectory(prefix="cospipe-emulator-") as scratch:
             folder = Path(scratch)
             (folder / "weights.safetensors").symlink_to(weights.resolve())
             write_tensors(folder / "inputs.safetensors", {spec.name: values[spec.name] for spec in stage.inputs})
-            write_tensors(folder / "overrides.safetensors", overrides or {})
             _write_arguments(folder, stage)
             self._call(folder, library.resolve(), stage.threads, stage.name)
             return _read_results((folder / "results").read_bytes(), stage)
@@ -102,30 +118,25 @@ class Emulator:
 
 
 def find_emulator() -> Emulator:
-    """Return the emulator, building the caller when it is not in the cache yet.
+    """Return the emulator of single stages, building the caller when it is not in the cache yet.
 
     Raises
     ------
     EmulatorError
-        When QEMU or the AArch64 C and C++ libraries are missing; the message names the Debian packages.
+        When QEMU, the AArch64 C and C++ libraries or TVM's runtime are missing; the message says where to get them.
     """
-    qemu = shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
-    sysroot = next((root for root in _SYSROOTS if (root / _LOADER).exists()), None)
-    problems = [] if qemu else ["qemu-aarch64 is missing (Debian: apt-get install qemu-user)"]
-    if sysroot is None:
-        problems.append("the AArch64 C library is missing (Debian: apt-get install libc6-arm64-cross)")
-    elif not any((sysroot / library).exists() for library in _CPP_LIBRARIES):
-        problems.append("the AArch64 C++ library is missing (Debian: apt-get install libstdc++6-arm64-cross)")
-    if problems or qemu is None or sysroot is None:
-        raise EmulatorError(several("AArch64 code cannot be emulated here", problems))
-    runtime = aarch64_runtime()
-    return Emulator(qemu, sysroot, runtime, _build_runner(runtime))
+    found = find_qemu()
+    try:
+        runtime = runtime_libraries("aarch64")
+    except BoardError as error:
+        raise EmulatorError(str(error)) from error
+    return Emulator(found.program, found.sysroot, runtime, _build_runner(runtime))
 
 
 def _build_runner(runtime: Path) -> Path:
     """Compile the caller once for each TVM version and each version of its source."""
     source = Path(__file__).with_name("stage_runner.c")
-    runner = runtime / f"stage_runner-{sha256(source)[:12]}"
+    runner = cache_folder() / "aarch64" / f"stage_runner-{runtime.name}-{sha256(source)[:12]}"
     if runner.exists():
         return runner
     spec = find_spec("tvm_ffi")
@@ -142,14 +153,13 @@ def _build_runner(runtime: Path) -> Path:
 
 def _write_arguments(folder: Path, stage: StageFiles) -> None:
     """List inputs and weights in the order the stage takes them, and how they are prepared."""
-    files = ("weights.safetensors", "overrides.safetensors")
-    weights = {name: _line(file, entry) for file in files for name, entry in read_entries(folder / file).items()}
+    stored = read_entries(folder / "weights.safetensors")
     inputs = read_entries(folder / "inputs.safetensors")
     lines = [_line("inputs.safetensors", inputs[spec.name]) for spec in stage.inputs]
     for argument in stage.weight_arguments:
         if argument.function:
             lines.append(_prepared_line(argument))
-        lines += [weights[name] for name in argument.weights]
+        lines += [_line("weights.safetensors", stored[name]) for name in argument.weights]
     (folder / "arguments").write_text("\n".join([*lines, ""]), encoding="utf-8")
 
 

@@ -1,10 +1,14 @@
-"""At which clock cores run, and who decides that: what every measurement must say."""
+"""Whether cores run, at which clock, and who decides that: what every measurement must say."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from cospipe.ir.sysfs import parse_cpu_list
+
+_ONLINE = "/sys/devices/system/cpu/online"
+_HIGHEST_CLOCK = "/sys/devices/system/cpu/cpu{cpu}/cpufreq/cpuinfo_max_freq"
 _CLOCK = "/sys/devices/system/cpu/cpu{cpu}/cpufreq/scaling_cur_freq"
 _GOVERNOR = "/sys/devices/system/cpu/cpu{cpu}/cpufreq/scaling_governor"
 
@@ -26,6 +30,17 @@ def clocks_mhz(cpu_ids: Sequence[int], read: ReadText = read_here) -> tuple[floa
     if not all(text.isdecimal() and int(text) > 0 for text in texts):
         return ()
     return tuple(int(text) / 1e3 for text in texts)
+
+
+def highest_clock_mhz(cpu: int, read: ReadText = read_here) -> float | None:
+    """Return the highest clock a core can have; None where the machine does not tell."""
+    text = read(_HIGHEST_CLOCK.format(cpu=cpu)).strip()
+    return int(text) / 1e3 if text.isdecimal() and int(text) > 0 else None
+
+
+def online_cpus(read: ReadText = read_here) -> frozenset[int] | None:
+    """Return the cores that are switched on; None where the machine does not tell."""
+    return parse_cpu_list(read(_ONLINE)) or None
 
 
 def governor(cpu_ids: Sequence[int], read: ReadText = read_here) -> str | None:

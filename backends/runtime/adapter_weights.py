@@ -11,7 +11,7 @@ from cospipe.backends.bundle import Bundle
 from cospipe.ir.adapter_file import AdaptedWeight, StoredAdapter, fingerprint, read_adapter
 from cospipe.ir.errors import AdapterError, several
 from cospipe.ir.manifest import AdapterSlot, StageFiles
-from cospipe.ir.tensor_file import Array, TensorFile
+from cospipe.ir.tensor_file import Array, TensorEntry, TensorFile
 
 Overrides = dict[str, Array]
 """Values that take the place of stored weights, by weight name."""
@@ -75,13 +75,54 @@ def _misfits(stored: StoredAdapter, stage: StageFiles, file: TensorFile) -> list
     problems = []
     for slot in stage.adapter_slots:
         adapted = stored.header.weights.get(slot.weight)
-        if adapted is not None:
-            problems += _slot_problems(slot, adapted, file)
+        if not _is_room(slot, file):
+            problems.append(f"the bundle's room for adapters on {slot.weight} contradicts itself")
+        elif adapted is not None:
+            problems += _slot_problems(slot, adapted, file) or _large_coefficients(slot, stored, file)
     for name in stage.replaceable:
-        found = stored.header.trained.get(name)
-        if found is not None and found != file.entries[name].shape:
-            problems.append(f"{name} is {file.entries[name].shape} in the bundle, {found} in the adapter")
+        if name in stored.header.trained:
+            problems += _trained_problems(name, stored, file)
     return problems
+
+
+def _is_room(slot: AdapterSlot, file: TensorFile) -> bool:
+    """Tell whether an adapter can be stored in a slot at all: a number and a place for each of its coefficients."""
+    weight, coefficients, places = (file.entries[name] for name in (slot.weight, slot.coefficients, slot.places))
+    are_kinds_right = all(map(_is_float, (weight, coefficients))) and places.dtype in ("int32", "int64")
+    return are_kinds_right and prod(coefficients.shape) == prod(places.shape)
+
+
+def _is_float(entry: TensorEntry) -> bool:
+    return np.dtype(entry.dtype).kind == "f"
+
+
+def _large_coefficients(slot: AdapterSlot, stored: StoredAdapter, file: TensorFile) -> list[str]:
+    dtype = file.entries[slot.coefficients].dtype
+    if _are_storable(_scaled_coefficients(stored, slot.weight), dtype):
+        return []
+    return [f"a coefficient of {slot.weight} is too large for {dtype}, as which the bundle stores it"]
+
+
+def _trained_problems(name: str, stored: StoredAdapter, file: TensorFile) -> list[str]:
+    shape, found = stored.header.trained[name], file.entries[name]
+    if shape != found.shape:
+        return [f"{name} is {found.shape} in the bundle, {shape} in the adapter"]
+    if not _is_float(found):
+        return [f"{name} is {found.dtype} in the bundle, an adapter holds floating point numbers"]
+    if not _are_storable(stored.trained[name], found.dtype):
+        return [f"a number of {name} is too large for {found.dtype}, as which the bundle stores it"]
+    return []
+
+
+def _are_storable(values: Array, dtype: str) -> bool:
+    """Tell whether finite numbers stay finite in another type of floating point numbers."""
+    with np.errstate(over="ignore"):
+        return bool(np.isfinite(values.astype(dtype)).all())
+
+
+def _scaled_coefficients(stored: StoredAdapter, weight: str) -> Array:
+    coefficients: Array = stored.coefficients[weight] * np.float32(stored.header.weights[weight].alpha)
+    return coefficients
 
 
 def _slot_problems(slot: AdapterSlot, adapted: AdaptedWeight, file: TensorFile) -> list[str]:
@@ -90,6 +131,9 @@ def _slot_problems(slot: AdapterSlot, adapted: AdaptedWeight, file: TensorFile) 
         return [f"{slot.weight} is {shape} in the bundle, {adapted.shape} in the adapter"]
     if adapted.n > room:
         return [f"{slot.weight} has {adapted.n} coefficients, the bundle has room for {room}; {_RECOMPILE}"]
+    places = file.entries[slot.places].dtype
+    if prod(shape) - 1 > np.iinfo(places).max:
+        return [f"{slot.weight} has {prod(shape)} elements, more than places stored as {places} can name"]
     if fingerprint(file.tensor(slot.weight)) != adapted.fingerprint:
         return [f"{slot.weight} has other values than the one the adapter was trained on: it is another base"]
     return []
@@ -101,8 +145,8 @@ def _overrides(stored: StoredAdapter, stage: StageFiles, file: TensorFile) -> Ov
         room = prod(file.entries[slot.coefficients].shape)
         coefficients, places = np.zeros(room, np.float32), np.zeros(room, file.entries[slot.places].dtype)
         if slot.weight in stored.header.weights:
-            alpha, n = stored.header.weights[slot.weight].alpha, stored.header.weights[slot.weight].n
-            coefficients[:n] = stored.coefficients[slot.weight] * np.float32(alpha)
+            n = stored.header.weights[slot.weight].n
+            coefficients[:n] = _scaled_coefficients(stored, slot.weight)
             places[:n] = stored.places[slot.weight]
         result |= {slot.coefficients: coefficients, slot.places: places}
     return {name: _as_stored(value, name, file) for name, value in result.items()}

@@ -27,18 +27,21 @@ class ImageOptions:
     std: Sequence[float] = IMAGENET_STD
 
 
-def synthetic_frames(manifest: Manifest, count: int) -> Iterator[dict[str, Array]]:
+def synthetic_frames(manifest: Manifest, count: int | None) -> Iterator[dict[str, Array]]:
     """Yield frames of normally distributed numbers (zeros for integers), the same for every run.
+
+    ``count`` None is without end.
 
     Raises
     ------
     UsageError
         When ``count`` is less than one.
     """
-    if count < 1:
+    if count is not None and count < 1:
         raise UsageError(f"The number of frames must be at least 1, not {count}.")
     generator = np.random.default_rng(0)
-    few = [{spec.name: _synthetic(spec, generator) for spec in manifest.inputs} for _ in range(min(count, 4))]
+    different = 4 if count is None else min(count, 4)
+    few = [{spec.name: _synthetic(spec, generator) for spec in manifest.inputs} for _ in range(different)]
     return itertools.islice(itertools.cycle(few), count)
 
 

@@ -48,6 +48,12 @@ class WeightGenerations:
             self._inside[generation] -= 1
             self._let_go(generation)
 
+    @property
+    def frames_inside(self) -> int:
+        """How many frames were accepted and have not left the last stage."""
+        with self._lock:
+            return self._inside.total()
+
     def get(self, generation: int, build: int) -> Weights:
         """Return the weights of a build that frames of a generation meet."""
         return self._weights[generation][build]

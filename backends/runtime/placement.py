@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal
 
+from cospipe.backends.profiling.core_state import ReadText, online_cpus, read_here
 from cospipe.ir.plan import PipelinePlan
 
 
@@ -34,9 +36,11 @@ StagePlacement = tuple[ReplicaPlacement, ...]
 """The placements of a stage's replicas."""
 
 
-def available_cpus() -> tuple[int, ...]:
-    """Return the cores this process may use."""
-    return tuple(sorted(os.sched_getaffinity(0)))
+def available_cpus(read: ReadText = read_here) -> tuple[int, ...]:
+    """Return the cores this process may use and that are online."""
+    allowed = os.sched_getaffinity(0)
+    online = online_cpus(read)
+    return tuple(sorted(allowed if online is None else allowed & online))
 
 
 def place(plan: PipelinePlan, architecture_matches_soc: bool, cpus: tuple[int, ...]) -> tuple[StagePlacement, ...]:
@@ -65,3 +69,42 @@ def place(plan: PipelinePlan, architecture_matches_soc: bool, cpus: tuple[int, .
         ]
     remaining = iter(placed)
     return tuple(tuple(next(remaining) for _ in stage.replicas) for stage in plan.stages)
+
+
+def placement_warnings(
+    plan: PipelinePlan,
+    architecture_matches_soc: bool,
+    placements: Sequence[StagePlacement],
+    cpus: Sequence[int],
+    online: frozenset[int] | None,
+) -> list[str]:
+    """Return why stages do not run on the plan's cores, and where they do, as sentences; empty when they do.
+
+    Parameters
+    ----------
+    plan, architecture_matches_soc, cpus
+        What :func:`place` was given.
+    placements : sequence of tuple of ReplicaPlacement
+        What it returned.
+    online : frozenset of int or None
+        Cores that are switched on; None when nobody knows.
+    """
+    kind = placements[0][0].kind
+    if kind == "plan":
+        return []
+    if not architecture_matches_soc:
+        reasons = [f"The plan's cores are those of {plan.soc}, which this machine is not"]
+    else:
+        missing = {cpu for stage in plan.stages for cpu in stage.cpu_ids} - set(cpus)
+        is_off = set() if online is None else missing - online
+        reasons = [f"{cpu_text(is_off)} of the plan is offline, or not there"] if is_off else []
+        if forbidden := missing - is_off:
+            reasons.append(f"{cpu_text(forbidden)} of the plan may not be used by this process (cpuset or taskset)")
+    where = "all stages share" if kind == "shared" else "its stages run on"
+    used = {cpu for stage in placements for replica in stage for cpu in replica.cpu_ids}
+    return [f"{reason}; {where} {cpu_text(used)} instead." for reason in reasons]
+
+
+def cpu_text(cpus: Iterable[int]) -> str:
+    """Return ``cpu 0, 1, 4``."""
+    return f"cpu {', '.join(map(str, sorted(cpus)))}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -52,6 +54,15 @@ class ResultWriter:
         if self._path is not None:
             self._results.append(result)
 
+    def discard(self) -> None:
+        """Remove what may be half-written at this moment, from any thread."""
+        if self._path is not None:
+            self._scratch(self._path).unlink(missing_ok=True)
+
+    @staticmethod
+    def _scratch(path: Path) -> Path:
+        return path.with_name(f".{path.name}.new.npz")
+
     def __enter__(self) -> ResultWriter:
         return self
 
@@ -61,11 +72,19 @@ class ResultWriter:
         if self._path is None or kind is not None or not self._results:
             return
         stacked = {name: np.stack([result[name] for result in self._results]) for name in self._results[0]}
-        scratch = self._path.with_name(f".{self._path.name}.new.npz")
+        scratch = self._scratch(self._path)
         try:
-            np.savez(scratch, allow_pickle=False, **stacked)
+            write_npz(scratch, stacked)
             scratch.replace(self._path)
         except OSError as error:
             raise CospipeError(f"The results could not be written to {self._path}: {error}.") from error
         finally:
             scratch.unlink(missing_ok=True)
+
+
+def write_npz(file: Path, arrays: Mapping[str, Array]) -> None:
+    """Do what ``numpy.savez`` does, with any names: an array may be called ``file``, like savez's own argument."""
+    with zipfile.ZipFile(file, "w") as members:
+        for name, array in arrays.items():
+            with members.open(f"{name}.npy", "w", force_zip64=True) as stream:
+                np.lib.format.write_array(stream, np.ascontiguousarray(array).reshape(array.shape), allow_pickle=False)

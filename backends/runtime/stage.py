@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from cospipe.backends.runtime.reasons import reason
 from cospipe.backends.runtime.tvm_runtime import load_runtime
-from cospipe.ir.errors import BundleError, CospipeError, first_line
+from cospipe.ir.errors import BundleError, CospipeError
 from cospipe.ir.manifest import StageFiles, WeightArgument
 from cospipe.ir.tensor_file import Array, TensorFile, aligned
 
@@ -102,14 +103,14 @@ def _load(library: Path) -> Any:
     except CospipeError:
         raise
     except Exception as error:
-        raise BundleError(f"The library {library.name} cannot be loaded: {first_line(error)}.") from error
+        raise BundleError(f"The library {library.name} cannot be loaded: {reason(error)}.") from error
 
 
 def _share_by_speed(files: StageFiles, module: Any) -> None:
     try:
         module.get_function("share_by_speed", query_imports=True)()
     except Exception as error:
-        raise BundleError(f"The library {files.library} cannot be loaded: {first_line(error)}.") from error
+        raise BundleError(f"The library {files.library} cannot be loaded: {reason(error)}.") from error
 
 
 def _machine(files: StageFiles, module: Any, allocator: int) -> Any:
@@ -118,7 +119,7 @@ def _machine(files: StageFiles, module: Any, allocator: int) -> Any:
         machine.get_function("vm_initialization")(_CPU_DEVICE, 0, allocator, _CPU_DEVICE, 0, allocator)
         return machine
     except Exception as error:
-        raise BundleError(f"The library {files.library} cannot be loaded: {first_line(error)}.") from error
+        raise BundleError(f"The library {files.library} cannot be loaded: {reason(error)}.") from error
 
 
 def _main(files: StageFiles, module: Any) -> Any:
@@ -138,7 +139,7 @@ def _prepared(
     try:
         result = machine.get_function(argument.function)(*tensors)[0] if argument.function else tensors[0]
     except Exception as error:
-        raise BundleError(f"{files.library} could not prepare {names} of {files.name}: {first_line(error)}.") from error
+        raise BundleError(f"{files.library} could not prepare {names} of {files.name}: {reason(error)}.") from error
     if (tuple(result.shape), str(result.dtype)) != (argument.tensor.shape, argument.tensor.dtype):
         found = f"{tuple(result.shape)} {result.dtype}"
         raise BundleError(f"{names} of {files.name} became {found}, main takes {argument.tensor}; compile it again.")

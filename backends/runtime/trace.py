@@ -49,9 +49,13 @@ def write_trace(path: Path, statistics: RunStatistics, about: Mapping[str, Any])
 
     Raises
     ------
+    UsageError
+        When the run kept no trace.
     CospipeError
         When the file cannot be written.
     """
+    if not statistics.keeps_trace:
+        raise UsageError("This run kept no trace; make its runner with keep_trace=True.")
     scratch = path.with_name(f".{path.name}.new")
     try:
         scratch.write_text(json.dumps(trace(statistics, about)), encoding="utf-8")

@@ -13,6 +13,16 @@ GLIBC_FLOOR = "2.28"
 """Oldest C library the result runs with; the TVM wheels need the same."""
 
 
+def zig_target(architecture: str, glibc: str = GLIBC_FLOOR) -> str:
+    """Return zig's name of an architecture, Linux and the oldest C library: ``aarch64-linux-gnu.2.28``."""
+    return f"{architecture}-linux-gnu.{glibc}"
+
+
+def zig(*arguments: str) -> list[str]:
+    """Return the command that calls zig; the first argument is what it shall do."""
+    return [sys.executable, "-m", "ziglang", *arguments]
+
+
 def zig_compile(arguments: Sequence[str], output: Path, architecture: str) -> None:
     """Run ``zig cc`` for an architecture.
 
@@ -30,8 +40,7 @@ def zig_compile(arguments: Sequence[str], output: Path, architecture: str) -> No
     LoweringError
         With the compiler's own words when it fails.
     """
-    triple = f"{architecture}-linux-gnu.{GLIBC_FLOOR}"
-    command = [sys.executable, "-m", "ziglang", "cc", "-target", triple, "-O2", "-o", str(output), *arguments]
+    command = zig("cc", "-target", zig_target(architecture), "-O2", "-o", str(output), *arguments)
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     if finished.returncode != 0:
         raise LoweringError(f"{output.name} could not be linked for {architecture}: {finished.stderr.strip()}")

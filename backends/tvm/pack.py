@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from cospipe.backends.board.directory import check_runs_on_board, put_runner
 from cospipe.backends.bundle import Bundle, write_bundle
 from cospipe.backends.runtime.compare import relative_error
 from cospipe.backends.tvm.pack_request import PackRequest, as_array, stage_parts, tensor_specs, value_names
@@ -17,7 +18,7 @@ from cospipe.backends.tvm.stage_build import build_stage
 from cospipe.backends.verify import verify_bundle
 from cospipe.ir.annotations import plan_of
 from cospipe.ir.errors import LoweringError, UsageError, several
-from cospipe.ir.manifest import FileRecord, Manifest, StageFiles
+from cospipe.ir.manifest import FORMAT, FORMAT_VERSION, FileRecord, Manifest, RunnerFiles, StageFiles
 from cospipe.ir.plan import PipelinePlan
 from cospipe.ir.plan_support import cannot_run
 from cospipe.ir.tensor_file import Array, write_tensors
@@ -45,6 +46,8 @@ def pack(request: PackRequest, output: str | Path, progress: Progress) -> Bundle
         When a stage cannot be compiled.
     VerificationError
         When a pipeline for this machine computes other numbers than eager PyTorch.
+    BoardError
+        When the program for the board cannot be built, or the bundle would not run there.
     BundleError
         When the bundle cannot be written; then nothing is left behind.
     """
@@ -56,13 +59,17 @@ def pack(request: PackRequest, output: str | Path, progress: Progress) -> Bundle
 
     def fill(folder: Path) -> Callable[[dict[str, FileRecord]], Manifest]:
         plan = plan_of(request.pipeline)
+        architecture = request.machine.architecture
+        runner = put_runner(folder, architecture, request.runner, progress) if request.runner else None
         stages = []
         for part, planned in zip(parts, plan.stages, strict=True):
             progress(f"Compiling {part.name} for {planned.text}")
             stages.append(build_stage(part, planned, values, request, folder))
         progress("Writing the bundle")
         write_tensors(folder / _REFERENCE, values)
-        return lambda files: _manifest(request, plan, names, values, tuple(stages), files)
+        if request.runner:
+            check_runs_on_board(folder, architecture, request.runner)
+        return lambda files: _manifest(request, plan, names, values, tuple(stages), runner, files)
 
     def check(bundle: Bundle) -> None:
         if request.machine.name == "host":  # only here is it sure that the libraries run on this machine
@@ -135,9 +142,12 @@ def _manifest(
     names: tuple[tuple[str, ...], tuple[str, ...]],
     values: dict[str, Array],
     stages: tuple[StageFiles, ...],
+    runner: RunnerFiles | None,
     files: dict[str, FileRecord],
 ) -> Manifest:
     return Manifest(
+        format=FORMAT,
+        version=FORMAT_VERSION,
         cospipe_version=version("cospipe"),
         tvm_version=version("apache-tvm"),
         model=request.model,
@@ -151,5 +161,6 @@ def _manifest(
         stages=stages,
         reference=_REFERENCE,
         relative_tolerance=RELATIVE_TOLERANCE,
+        runner=runner,
         files=files,
     )

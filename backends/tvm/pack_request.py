@@ -10,6 +10,7 @@ import torch
 from torch import fx
 from torch.utils._pytree import tree_leaves
 
+from cospipe.backends.board.options import RunnerOptions
 from cospipe.ir.manifest import TensorSpec
 from cospipe.ir.soc import Soc
 from cospipe.ir.tensor_file import Array
@@ -39,6 +40,8 @@ class PackRequest:
         The parameters of the captured model, before any pass.
     allows_winograd : bool
         Whether 3x3 convolutions may be computed by Winograd's method.
+    runner : RunnerOptions, optional
+        Puts the program and the libraries into the bundle that run it on a bare board.
     """
 
     pipeline: fx.GraphModule
@@ -50,6 +53,7 @@ class PackRequest:
     expected: tuple[torch.Tensor, ...]
     originals: Mapping[str, torch.Tensor]
     allows_winograd: bool = True
+    runner: RunnerOptions | None = None
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import stat
 import zipfile
 from pathlib import Path
 
@@ -44,6 +45,10 @@ def weight(name):
     return {"tensor": {"name": name, "shape": [1], "dtype": "float32"}, "function": None, "weights": [name]}
 
 
+def runner(**changes):
+    return {"program": "cospipe-run", "libraries": ["lib/libtvm_ffi.so"], "glibc": "2.28"} | changes
+
+
 def add_build(manifest, **changes):
     """Give the first stage a second replica with a build of its own."""
     planned = manifest["plan"]["stages"][0]
@@ -79,7 +84,7 @@ def test_any_damaged_file_is_named(bundle, tmp_path, damage, position):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda m: m.update(version=1), r"is of format version 1(.|\n)*reads 3; compile the model again"),
+        (lambda m: m.update(version=1), r"is of format version 1(.|\n)*reads 4; compile the model again"),
         (lambda m: m.update(format="other"), "format"),
         (lambda m: m.update(surprise=1), "surprise"),
         (lambda m: m.pop("plan"), "plan"),
@@ -91,7 +96,7 @@ def test_any_damaged_file_is_named(bundle, tmp_path, damage, position):
         (lambda m: m["stages"][0]["inputs"][0].update(dtype="object"), "dtype"),
         (lambda m: m["stages"][0]["inputs"][0].update(name="nobody"), "nobody"),
         (lambda m: m["outputs"][0].update(name="nobody"), "no stage writes"),
-        (lambda m: replica(m)["cores"][0].update(cores=0), "at least one core"),
+        (lambda m: replica(m)["cores"][0].update(cores=0), r"cores\.0\.cores: .*greater than or equal to 1"),
         (lambda m: m.update(stages=[]), "stages"),
         (lambda m: replica(m).update(cpu_ids=[]), "0 cpu ids for cpu:1"),
         (lambda m: replica(m).update(cpu_ids="all"), "cpu_ids"),
@@ -102,13 +107,49 @@ def test_any_damaged_file_is_named(bundle, tmp_path, damage, position):
         (lambda m: m["stages"][0].update(further_builds=[{**build(m), "library": "/bin/true"}]), "inside the bundle"),
         (lambda m: add_build(m, library="other.so"), "no SHA-256 is given for other.so"),
         (lambda m: add_build(m, weight_arguments=[weight("nobody")]), "prepares or replaces nobody"),
-        (lambda m: m["stages"][0]["inputs"][0].update(shape=[2**31] * 9), "does not hold"),
+        (lambda m: m["stages"][0]["inputs"][0].update(shape=[2**31] * 9), "no memory could hold"),
+        (lambda m: m["stages"][0]["inputs"][0].update(shape=[2**31, 2**31, 2, 0]), "no memory could hold"),
         (lambda m: m["stages"][0]["weight_names"].append("nobody"), "does not hold nobody"),
         (lambda m: m.update(relative_tolerance=0), "relative_tolerance"),
-        (lambda m: m.update(relative_tolerance=float("inf")), "relative_tolerance"),
+        (lambda m: m.update(relative_tolerance=float("inf")), "not valid JSON: Infinity is no number"),
         (lambda m: m["files"].update({"../../outside": m["files"]["reference.safetensors"]}), "inside the bundle"),
         (lambda m: m["files"]["reference.safetensors"].update(sha256="0"), "sha256"),
         (lambda m: m["files"]["reference.safetensors"].update(bytes="many"), "bytes"),
+        (lambda m: m["stages"][0].update(threads=1025), "threads"),
+        (lambda m: m["stages"][0]["inputs"][0].update(shape=[1] * 17), "shape"),
+        (lambda m: m["files"].update({f"{i}": m["files"]["reference.safetensors"] for i in range(65536)}), "files"),
+        (lambda m: m["files"].update({"x" * 5000: m["files"]["reference.safetensors"]}), "more than 4096 bytes"),
+        (lambda m: m["files"].update({"manifest.sig": m["files"]["reference.safetensors"]}), "vouch for itself"),
+        (lambda m: m["files"].update({".": m["files"]["reference.safetensors"]}), "inside the bundle"),
+        (lambda m: m["files"].update({"a\0b": m["files"]["reference.safetensors"]}), "inside the bundle"),
+        (lambda m: replica(m).update(cpu_ids=[65536]), r"cpu_ids\.0: .*less than or equal to 65535"),
+        (lambda m: replica(m).update(cpu_ids=[-1]), r"cpu_ids\.0: .*greater than or equal to 0"),
+        (lambda m: replica(m).update(cpu_ids=[0] * 1025), "1025 cpu ids for cpu:1"),
+        (lambda m: replica(m)["cores"][0].update(cores=1025), r"cores\.0\.cores: .*less than or equal to 1024"),
+        (
+            lambda m: replica(m).update(cores=[{"cluster": "cpu", "cores": 1000}] * 2),
+            r"have 200\d threads, more than 1024",
+        ),
+        (lambda m: replica(m)["cores"][0].update(cluster="npu"), "compiled for CPU cores, not for the NPU"),
+        (lambda m: replica(m).update(compute_us="1"), "compute_us: .*valid number"),
+        (lambda m: replica(m).update(compute_us=float("inf")), "not valid JSON: Infinity is no number"),
+        (lambda m: m["plan"].update(memory_bytes=2**63), "memory_bytes"),
+        (lambda m: m["plan"]["stages"][0].update(hand_over_bytes=1.0), "hand_over_bytes: .*valid integer"),
+        (lambda m: m["stages"][0].update(threads="1"), "threads: .*valid integer"),
+        (lambda m: m["stages"][0].update(threads=True), "threads: .*valid integer"),
+        (lambda m: m.update(winograd=1), "winograd: .*valid boolean"),
+        (lambda m: m.update(version=4.0), r"is of format version 4\.0, "),
+        (lambda m: m.update(version=[4]), r"is of format version \[4\], "),
+        (lambda m: m.pop("version"), "version: Field required"),
+        (lambda m: m.pop("format"), "format: Field required"),
+        (
+            lambda m: [s.update(name="twin") for s in (*m["stages"], *m["plan"]["stages"])],
+            "two stages have the name twin",
+        ),
+        (lambda m: m.update(runner=runner()), "no SHA-256 is given for cospipe-run, lib/libtvm_ffi.so"),
+        (lambda m: m.update(runner=runner(program="../cospipe-run")), "inside the bundle"),
+        (lambda m: m.update(runner=runner(libraries=[])), "runner.libraries"),
+        (lambda m: m.update(runner=runner(glibc="new")), "runner.glibc"),
     ],
 )
 def test_a_hostile_manifest_gets_a_sentence(bundle, change, words):
@@ -121,6 +162,33 @@ def test_a_hostile_manifest_gets_a_sentence(bundle, change, words):
 def test_a_broken_manifest_gets_a_sentence(bundle, text):
     (bundle.folder / "manifest.json").write_bytes(text)
     with pytest.raises(BundleError, match=r"manifest|damaged"):
+        open_bundle(bundle.folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b'{"version": 4, "version": 4}', "it names 'version' twice"),
+        (b"\xef\xbb\xbf{}", "byte order mark"),
+        (b"[" * 100_000, "nested more than 64 deep"),
+        (b"[" + b"0," * (1 << 21) + b"0]", "more than 2097152 values"),
+    ],
+    ids=["twice", "mark", "deep", "many"],
+)
+def test_a_manifest_that_two_readers_could_read_differently_is_refused(bundle, text, words):
+    (bundle.folder / "manifest.json").write_bytes(text)
+    with pytest.raises(BundleError, match=f"is not a bundle manifest: .*{words}"):
+        open_bundle(bundle.folder)
+
+
+def test_everything_wrong_with_stages_and_plan_is_told(bundle):
+    def change(manifest):
+        manifest["reference"] = "nothing"
+        manifest["outputs"][0]["name"] = "nobody"
+        replica(manifest)["cpu_ids"] = []
+
+    edit(bundle, change)
+    with pytest.raises(BundleError, match=r"no SHA-256 is given for nothing; .*0 cpu ids.*; no stage writes"):
         open_bundle(bundle.folder)
 
 
@@ -248,6 +316,23 @@ def test_a_bundle_that_contradicts_itself_is_not_run(bundle, whose):
         open_bundle(bundle.folder)
 
 
+def test_every_build_of_a_stage_is_compared_with_its_weights(bundle):
+    number, stage = next((i, s) for i, s in enumerate(bundle.manifest.stages) if s.weight_names)
+    name = stage.weight_names[0]
+    tensor = {"name": name, "shape": [3, 3, 3], "dtype": "int8"}
+
+    def change(manifest):
+        stage, planned = manifest["stages"][number], manifest["plan"]["stages"][number]
+        own = {key: stage[key] for key in ("library", "core_type", "threads")}
+        own["weight_arguments"] = [{"tensor": tensor, "function": None, "weights": [name]}]
+        stage.update(further_builds=[own], replica_builds=[0, 1])
+        planned["replicas"] *= 2
+
+    edit(bundle, change)
+    with pytest.raises(BundleError, match=rf"contradicts itself(.|\n)*does not hold {name} \(3x3x3 int8\)"):
+        open_bundle(bundle.folder)
+
+
 def test_an_altered_zip_is_refused_wherever_the_damage_is(compiled, tmp_path):
     archive = tmp_path / "bundle.zip"
     replace_weights(compiled.bundle, {}, compiled.bundle.reference(), archive)
@@ -270,6 +355,103 @@ def test_members_that_point_outside_a_zip_stay_inside(compiled, tmp_path):
     opened = open_bundle(archive)
     assert not (opened.folder.parent / "escaped.txt").exists()
     assert not (opened.folder.parent.parent / "escaped.txt").exists()
+
+
+def zipped(folder, archive, change=lambda name, content: content):
+    """Write a .zip of a bundle, with other contents."""
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as members:
+        for file in sorted(folder.iterdir()):
+            members.writestr(file.name, change(file.name, file.read_bytes()))
+    return archive
+
+
+def test_a_zip_bomb_is_not_unpacked(bundle, tmp_path):
+    name = bundle.manifest.reference
+    expected = bundle.manifest.files[name].bytes
+    archive = zipped(bundle.folder, tmp_path / "bomb.zip", lambda n, data: bytes(64 << 20) if n == name else data)
+    assert archive.stat().st_size < 1 << 20
+    with pytest.raises(BundleError, match=f"{name} has {expected + 1} bytes instead of {expected}"):
+        open_bundle(archive)
+
+
+def test_more_than_the_disk_holds_is_not_unpacked(bundle, tmp_path):
+    edit(bundle, lambda m: m["files"][m["reference"]].update(bytes=2**60))
+    with pytest.raises(BundleError, match=r"unpacks to 1152\d+ bytes, but .* has \d+ left"):
+        open_bundle(zipped(bundle.folder, tmp_path / "huge.zip"))
+
+
+def test_a_huge_manifest_is_not_read(bundle, tmp_path):
+    size = (64 << 20) + 1
+    os.truncate(bundle.folder / "manifest.json", size)
+    with pytest.raises(BundleError, match=r"manifest\.json is larger than 64 MiB"):
+        open_bundle(bundle.folder)
+    with pytest.raises(BundleError, match=r"manifest\.json is larger than 64 MiB"):
+        open_bundle(zipped(bundle.folder, tmp_path / "huge.zip"))
+
+
+def test_a_zip_with_absurdly_many_members_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "many.zip", "w") as members:
+        for number in range(2 * 65536 + 1):
+            members.writestr(zipfile.ZipInfo(str(number)), b"")
+    with pytest.raises(BundleError, match="more than 131072 members"):
+        open_bundle(tmp_path / "many.zip")
+
+
+def test_links_in_a_zip_are_not_followed(bundle, tmp_path):
+    name = bundle.manifest.reference
+    archive = zipped(bundle.folder, tmp_path / "links.zip", lambda n, data: b"" if n == name else data)
+    (bundle.folder / name).replace(tmp_path / "elsewhere")
+    link = zipfile.ZipInfo(name)
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(archive, "a") as members, pytest.warns(UserWarning, match="Duplicate"):
+        members.writestr(link, str(tmp_path / "elsewhere"))
+    with pytest.raises(BundleError, match=f"will not be run(.|\n)*{name}"):
+        open_bundle(archive)
+
+
+def with_folder(bundle):
+    """Move the reference into a folder of the bundle."""
+    (bundle.folder / "data").mkdir()
+    (bundle.folder / bundle.manifest.reference).rename(bundle.folder / "data" / "reference.safetensors")
+
+    def change(manifest):
+        manifest["files"]["data/reference.safetensors"] = manifest["files"].pop(manifest["reference"])
+        manifest["reference"] = "data/reference.safetensors"
+
+    edit(bundle, change)
+
+
+def test_a_folder_that_is_a_link_is_refused(bundle, tmp_path):
+    with_folder(bundle)
+    assert open_bundle(bundle.folder).manifest.reference == "data/reference.safetensors"
+    (bundle.folder / "data").rename(tmp_path / "elsewhere")
+    (bundle.folder / "data").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(BundleError, match="data is a link, which may point anywhere"):
+        open_bundle(bundle.folder)
+    linked = tmp_path / "linked"
+    linked.symlink_to(shutil.copytree(bundle.folder, tmp_path / "copy", symlinks=False))
+    assert open_bundle(linked).manifest.reference == "data/reference.safetensors"  # the bundle itself may be a link
+
+
+@pytest.mark.parametrize("suffix", ["", ".zip"])
+def test_the_runner_goes_along_with_other_weights_and_the_signature_does_not(bundle, tmp_path, suffix):
+    for name, content in {"cospipe-run": b"program", "lib/libtvm_ffi.so": b"library"}.items():
+        (bundle.folder / name).parent.mkdir(exist_ok=True)
+        (bundle.folder / name).write_bytes(content)
+        record = {"bytes": len(content), "sha256": sha256(bundle.folder / name)}
+        edit(bundle, lambda m, name=name, record=record: m["files"].update({name: record}))
+    (bundle.folder / "cospipe-run").chmod(0o755)
+    (bundle.folder / "manifest.sig").write_bytes(bytes(64))
+    edit(bundle, lambda m: m.update(runner=runner()))
+    opened = open_bundle(bundle.folder)
+    copy = replace_weights(opened, {}, opened.reference(), tmp_path / f"copy{suffix}")
+    assert copy.manifest.runner == opened.manifest.runner
+    assert os.access(copy.folder / "cospipe-run", os.X_OK)
+    assert not (copy.folder / "manifest.sig").exists()
+    assert replace_weights(copy, {}, opened.reference(), bundle.folder).path == bundle.folder  # it is the bundle's own
+    if suffix:
+        with zipfile.ZipFile(copy.path) as members:
+            assert members.getinfo("cospipe-run").external_attr >> 16 & 0o111 == 0o111
 
 
 def test_no_bundle_at_all(tmp_path):

@@ -122,7 +122,8 @@ def test_aarch64_code_folds_adapters_in(adaptable_board, small_network, adapters
     reference = cospipe.adapter_reference(adaptable_board.bundle, small_network, adapters[name])
     result = verify_bundle(adaptable_board.bundle, emulate=True, adapter=adapters[name], reference=reference)
     result.raise_if_failed()
-    assert {check.part for check in result.checks} == {"stage0", "stage1", "stage2", "whole"}
+    streams = {f"stream {when} the adapter" for when in ("before", "with", "after")}
+    assert {check.part for check in result.checks} == {"stage0", "stage1", "stage2", "whole", *streams}
     assert not verify_bundle(adaptable_board.bundle, emulate=True, reference=reference).passed
 
 

@@ -10,13 +10,11 @@ from cospipe.ir.simulator import Conditions
 
 def run_of(*services_us):
     """A run of one stage whose replicas took these times."""
-    replicas = [
-        ReplicaTimes(
-            "big:1", None, 1.0, [Work(i, 10.0 * i, 10.0 * i + time_us / 1e6) for i, time_us in enumerate(times)]
-        )
-        for times in services_us
-    ]
-    return RunStatistics([StageTimes("stage0", "big:1", 1.0, 1.0, replicas)])
+    replicas = [ReplicaTimes("big:1", None, 1.0, keeps_trace=True) for _ in services_us]
+    for replica, times in zip(replicas, services_us, strict=True):
+        for i, time_us in enumerate(times):
+            replica.record(Work(i, 10.0 * i, 10.0 * i + time_us / 1e6))
+    return RunStatistics([StageTimes("stage0", "big:1", 1.0, 1.0, replicas)], keeps_trace=True)
 
 
 def plan_of(*times_us):

@@ -1,5 +1,6 @@
 """Weight files: the safetensors library reads them, and every mapped tensor is aligned."""
 
+import json
 import mmap
 
 import hypothesis.extra.numpy as st_numpy
@@ -90,24 +91,39 @@ def test_the_header_of_the_next_test_is_right_before_it_is_damaged(tmp_path):
 @pytest.mark.parametrize(
     ("header", "words"),
     [
-        (b"[]", ""),
-        (b"nope", ""),
-        (b"\xff\xfe", ""),
-        (b"[" * 5000, ""),
-        (b'{"w": 7}', ""),
-        (b'{"w": {}}', "data_offsets"),
+        (b"[]", "no object"),
+        (b"nope", "not valid JSON"),
+        (b"\xff\xfe", "not valid JSON"),
+        (b"", "not valid JSON"),
+        (b"[" * 5000, "nested more than 64 deep"),
+        (b'{"a":' * 65 + b"{}" + b"}" * 65, "nested more than 64 deep"),
+        (b"\xef\xbb\xbf{}", "byte order mark"),
+        (b'{"w": 7}', "the fields data_offsets, dtype, shape and no other"),
+        (b'{"w": {}}', "the fields data_offsets, dtype, shape and no other"),
+        (entry()[:-2] + b', "more": 1}}', "the fields data_offsets, dtype, shape and no other"),
+        (entry()[:-1] + b"," + entry()[1:], "it names 'w' twice"),
+        (entry()[:-2] + b', "dtype": "F32"}}', "it names 'dtype' twice"),
+        (b'{"__metadata__": {"a": 1}}', "its metadata is not text"),
+        (b'{"__metadata__": []}', "its metadata is not text"),
+        (b'{"__metadata__": {"a": NaN}}', "NaN is no number"),
         (entry(offsets="[0, 8]", shape="[2]"), "does not fit"),
-        (entry(offsets="[-4, 0]"), "does not fit"),
-        (entry(offsets="[4, 0]", shape="[-1]"), "does not fit"),
+        (entry(offsets="[-4, 0]"), "data_offsets of w must be a list of whole numbers from 0"),
+        (entry(offsets="[4, 0]", shape="[-1]"), "shape of w must be a list of whole numbers from 0"),
+        (entry(offsets="[4, 0]"), "does not fit"),
+        (entry(offsets="[1e999, 4]"), "1e999 is too large"),
         (entry(shape="[9]"), "does not fit"),
         (entry(shape="[1152921504606846976, 0]"), "does not fit"),
-        (entry(offsets="[0.0, 4.0]"), "integer"),
-        (entry(offsets='["0", "4"]'), "integer"),
-        (entry(offsets="[0]"), "unpack"),
-        (entry(shape='["1"]'), "integer"),
+        (entry(shape="[4611686018427387904, 4, 0]", offsets="[0, 0]"), "no memory could hold"),
+        (entry(offsets="[0.0, 4.0]"), "whole numbers"),
+        (entry(offsets='["0", "4"]'), "whole numbers"),
+        (entry(offsets='"04"'), "whole numbers"),
+        (entry(offsets="[0]"), "two numbers"),
+        (entry(shape='["1"]'), "whole numbers"),
+        (entry(shape="[true]"), "whole numbers"),
         (entry(shape=str([1] * 40)), "40 dimensions"),
         (entry(dtype='"BF16"'), "BF16"),
-        (entry(dtype="null"), ""),
+        (entry(dtype="null"), "element type None of w"),
+        (entry(dtype="[]"), "element type"),
     ],
 )
 def test_a_damaged_header_gets_a_sentence(tmp_path, header, words):
@@ -120,4 +136,36 @@ def test_a_damaged_header_gets_a_sentence(tmp_path, header, words):
 def test_a_file_that_is_cut_off_gets_a_sentence(tmp_path, data):
     (tmp_path / "weights").write_bytes(data)
     with pytest.raises(BundleError, match="cut off inside its header"):
+        map_tensors(tmp_path / "weights")
+
+
+def tensors_at(**offsets):
+    return json.dumps(
+        {
+            name: {"dtype": "U8", "shape": [end - start], "data_offsets": [start, end]}
+            for name, (start, end) in offsets.items()
+        }
+    ).encode()
+
+
+@pytest.mark.parametrize(
+    "offsets", [{"a": (0, 2), "b": (1, 3)}, {"a": (0, 4), "b": (1, 2)}, {"a": (1, 2), "b": (1, 2)}]
+)
+def test_no_byte_belongs_to_two_tensors(tmp_path, offsets):
+    write_header(tmp_path / "weights", tensors_at(**offsets))
+    with pytest.raises(BundleError, match="b lies over a"):
+        map_tensors(tmp_path / "weights")
+
+
+def test_tensors_may_lie_side_by_side_and_empty_ones_anywhere(tmp_path):
+    write_header(tmp_path / "weights", tensors_at(a=(0, 2), b=(2, 4), c=(1, 1), d=(4, 4)))
+    sizes = {name: array.size for name, array in map_tensors(tmp_path / "weights").items()}
+    assert sizes == {"a": 2, "b": 2, "c": 0, "d": 0}
+
+
+def test_a_header_longer_than_the_safetensors_library_allows_is_not_read(tmp_path):
+    with (tmp_path / "weights").open("wb") as file:
+        file.write((100_000_001).to_bytes(8, "little"))
+        file.truncate(200_000_000)  # holes: it needs no room
+    with pytest.raises(BundleError, match="its header has 100000001 bytes"):
         map_tensors(tmp_path / "weights")

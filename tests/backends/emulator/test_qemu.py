@@ -15,10 +15,10 @@ from cospipe.ir.errors import EmulatorError, UsageError
 pytestmark = pytest.mark.emulated
 
 
-def test_every_stage_and_the_whole_agree_with_eager(board, emulator):
+def test_every_stage_the_whole_and_a_stream_agree_with_eager(board, emulator):
     result = verify_bundle(board.bundle, emulate=True)
     parts = {check.part for check in result.checks}
-    assert parts == {stage.name for stage in board.plan.stages} | {"whole"}
+    assert parts == {stage.name for stage in board.plan.stages} | {"whole", "stream"}
     assert result.passed
     assert max(check.relative_error for check in result.checks) > 0  # other instructions, other rounding
 
@@ -49,8 +49,9 @@ def test_what_is_missing_is_all_named(monkeypatch):
 
 def test_a_library_of_another_architecture_fails_with_its_reason(board, compiled, emulator):
     stage = compiled.bundle.manifest.stages[0]
+    files = compiled.bundle.file(stage.library), compiled.bundle.file(stage.weights)
     with pytest.raises(EmulatorError, match="stage0 failed under qemu-aarch64"):
-        emulator.run_stage(compiled.bundle, stage, compiled.bundle.reference())
+        emulator.run_library(stage, *files, compiled.bundle.reference())
 
 
 def test_only_aarch64_bundles_are_emulated(compiled):
@@ -86,10 +87,13 @@ def test_a_missing_cpp_library_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(qemu, "_SYSROOTS", (tmp_path,))
     with pytest.raises(EmulatorError, match=r"libstdc\+\+6-arm64-cross"):
         qemu.find_emulator()
+    with pytest.raises(EmulatorError, match=f"C\\+\\+ library is missing in {tmp_path}"):
+        qemu.find_qemu(tmp_path)
 
 
 def test_results_of_another_size_are_refused(board, emulator):
     stage = board.bundle.manifest.stages[0]
+    files = board.bundle.file(stage.library), board.bundle.file(stage.weights)
     wrong = stage.model_copy(update={"outputs": (*stage.outputs, stage.outputs[0])})
     with pytest.raises(EmulatorError, match=r"stage0 returned .* bytes under qemu-aarch64, expected"):
-        emulator.run_stage(board.bundle, wrong, board.bundle.reference())
+        emulator.run_library(wrong, *files, board.bundle.reference())

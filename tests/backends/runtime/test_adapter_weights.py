@@ -1,14 +1,18 @@
 """Which stored weights an adapter replaces, and every way in which it does not fit a bundle."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
+from small_bundle import WEIGHTS, small_adapter, small_manifest, write_manifest, write_small_bundle
 
+from cospipe.backends.bundle import open_bundle
+from cospipe.backends.runtime import adapter_weights
 from cospipe.backends.runtime.adapter_weights import adapter_overrides
 from cospipe.ir.adapter_file import StoredAdapter, read_adapter
 from cospipe.ir.errors import AdapterError
-from cospipe.ir.tensor_file import map_tensors
+from cospipe.ir.tensor_file import map_tensors, read_entries, write_tensors
 
 
 def slots(bundle):
@@ -94,3 +98,108 @@ def test_an_adapter_can_be_given_as_it_was_read(adaptable, adapters):
     for stage, overrides in by_file.items():
         assert overrides.keys() == by_value[stage].keys()
         assert all(np.array_equal(value, by_value[stage][name]) for name, value in overrides.items())
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A bundle whose second stage stores its coefficients, and whose first stage its bias, as float16."""
+    return open_bundle(write_small_bundle(tmp_path / "bundle"))
+
+
+def small_adapter_with(coefficients=(), trained=()):
+    stored = small_adapter()
+    return dataclasses.replace(
+        stored, coefficients=stored.coefficients | dict(coefficients), trained=stored.trained | dict(trained)
+    )
+
+
+LARGEST = float(np.finfo(np.float16).max)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"coefficients": {"head": np.float32([1, 0, 0, -50000])}}, "a coefficient of head is too large for float16"),
+        ({"trained": {"bias": np.float32([1, 0, 0, 65520])}}, "a number of bias is too large for float16"),
+        ({"trained": {"bias": np.float64([1, 0, 0, -1e30])}}, "a number of bias is too large for float16"),
+    ],
+)
+def test_numbers_that_the_bundle_would_store_as_infinite_are_refused(small, changes, words):
+    with pytest.raises(AdapterError, match=words):
+        adapter_overrides(small, small_adapter_with(**changes))
+
+
+def test_the_largest_numbers_that_half_precision_holds_are_stored(small):
+    stored = small_adapter_with(
+        {"head": np.float32([LARGEST / 1.5] * 4)}, {"bias": np.float32([LARGEST, -LARGEST] * 2)}
+    )
+    overrides = adapter_overrides(small, stored)
+    assert (overrides["stage0"]["bias"] == [LARGEST, -LARGEST] * 2).all()
+    assert (overrides["stage1"]["head.coefficients"] == LARGEST).all()
+
+
+def rewritten(folder, name, **tensors):
+    """Store other arrays in a file of the small bundle, and say so in its manifest."""
+    write_tensors(folder / name, WEIGHTS[name] | tensors)
+    write_manifest(folder, small_manifest())
+    return open_bundle(folder)
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        {"conv.places": np.zeros(4, np.int32)},
+        {"conv.places": np.zeros(5, np.int16)},
+        {"conv.places": np.zeros(5, np.float32)},
+        {"conv.coefficients": np.zeros(5, np.int32)},
+    ],
+)
+def test_room_that_contradicts_itself_is_refused(tmp_path, tensors):
+    bundle = rewritten(write_small_bundle(tmp_path / "bundle"), "stage0.safetensors", **tensors)
+    with pytest.raises(AdapterError, match="room for adapters on conv contradicts itself"):
+        adapter_overrides(bundle, small_adapter())
+
+
+def test_a_weight_stored_as_whole_numbers_is_not_replaced(tmp_path):
+    folder = write_small_bundle(tmp_path / "bundle")
+    write_tensors(folder / "stage0.safetensors", WEIGHTS["stage0.safetensors"] | {"bias": np.ones(4, np.int32)})
+    manifest = small_manifest()
+    manifest["stages"][0]["weight_arguments"][0]["tensor"]["dtype"] = "int32"
+    write_manifest(folder, manifest)
+    with pytest.raises(AdapterError, match="bias is int32 in the bundle, an adapter holds floating point numbers"):
+        adapter_overrides(open_bundle(folder), small_adapter())
+
+
+class Entries:
+    """A weight file of which nothing is mapped."""
+
+    def __init__(self, path):
+        self.entries = read_entries(path)
+
+
+def test_places_that_would_not_fit_their_type_are_refused(tmp_path, monkeypatch):
+    """A weight of 2^31 + 2 elements, as a file with holes: it needs no room, and is refused before it is touched."""
+    monkeypatch.setattr(adapter_weights, "TensorFile", Entries)
+    folder = write_small_bundle(tmp_path / "bundle")
+    bundle = open_bundle(folder)
+    shape = (2, 2**30 + 1)
+    sparse_weights(folder / "stage0.safetensors", shape)
+    weights = {"conv": small_adapter().header.weights["conv"].model_copy(update={"shape": shape})}
+    with pytest.raises(AdapterError, match="conv has 2147483650 elements, more than places stored as int32 can name"):
+        adapter_overrides(bundle, changed(small_adapter(), weights=weights))
+
+
+def sparse_weights(path, shape):
+    """Write the weights of the first stage with one float16 weight of a shape behind all others, as a hole."""
+    others = {name: array for name, array in WEIGHTS["stage0.safetensors"].items() if name != "conv"}
+    header, offset = {}, 0
+    for name, array in others.items():
+        dtype = {"float32": "F32", "float16": "F16", "int32": "I32"}[str(array.dtype)]
+        header[name] = {"dtype": dtype, "shape": array.shape, "data_offsets": [offset, offset + array.nbytes]}
+        offset += array.nbytes
+    end = offset + 2 * int(np.prod(shape))
+    header["conv"] = {"dtype": "F16", "shape": shape, "data_offsets": [offset, end]}
+    text = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)

@@ -46,11 +46,11 @@ def test_a_full_disk_leaves_the_old_results_and_says_so(tmp_path, monkeypatch):
     write(tmp_path / "results.npz")
     before = (tmp_path / "results.npz").read_bytes()
 
-    def full(file, **arrays):
-        file.write_bytes(b"half")
+    def full(stream, array, **options):
+        stream.write(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(np, "savez", full)
+    monkeypatch.setattr(np.lib.format, "write_array", full)
     with pytest.raises(CospipeError, match=r"could not be written to .*results\.npz: .*No space left"):
         write(tmp_path / "results.npz")
     assert (tmp_path / "results.npz").read_bytes() == before
@@ -65,6 +65,12 @@ def test_a_path_that_cannot_be_written_is_refused_before_the_run(tmp_path, name,
     (tmp_path / "folder.npz").mkdir()
     with pytest.raises(UsageError, match=words):
         check_results_file(tmp_path / name)
+
+
+def test_an_output_may_be_named_like_an_argument_of_savez(tmp_path):
+    write(tmp_path / "results.npz", [{"file": RESULTS[0][next(iter(RESULTS[0]))]}])
+    with np.load(tmp_path / "results.npz") as written:
+        assert written.files == ["file"]
 
 
 def test_a_path_that_can_be_written_passes(tmp_path):

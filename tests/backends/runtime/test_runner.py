@@ -89,7 +89,7 @@ def test_statistics_are_those_of_the_latest_run(compiled):
 
 
 def test_latency_is_never_shorter_than_the_work(compiled):
-    with PipelineRunner(compiled.bundle, queue_depth=3) as runner:
+    with PipelineRunner(compiled.bundle, queue_depth=3, keep_trace=True) as runner:
         list(runner.run(frames_for(compiled.bundle, 200)))
     busy = list(zip(*(stage.work for stage in runner.statistics.stages), strict=True))
     times = zip(runner.statistics.entered_s, runner.statistics.finished_s, strict=True)

@@ -69,3 +69,15 @@ def test_several_readers_and_writers_lose_nothing():
     for reader in readers:
         reader.join(5)
     assert sorted(taken) == [(n, i) for n in range(3) for i in range(500)]
+
+
+def test_whoever_takes_an_item_is_told_how_many_wait_behind_it():
+    link = Link(inf)
+    for number in range(3):
+        link.put(number)
+    assert [link.take() for _ in range(3)] == [(0, 2), (1, 1), (2, 0)]
+    assert len(link) == 0
+    assert not link.is_closed
+    link.close()
+    assert link.is_closed
+    assert link.take() is None

@@ -1,17 +1,22 @@
 """Period, latency and busy times, in microseconds, from times in seconds."""
 
 import json
+import pickle
 
 import pytest
 
+from cospipe.backends.runtime.machine_monitor import MachineMonitor
 from cospipe.backends.runtime.placement import ReplicaPlacement
 from cospipe.backends.runtime.statistics import ReplicaTimes, RunStatistics, StageTimes, Work, stage_times
 from cospipe.ir.plan import CoreConfiguration, Replica, StagePlan
 
+WITHIN_BUCKET = 0.0026
+
 
 def replica(cluster, cpus, *work):
-    times = ReplicaTimes(f"{cluster}:{len(cpus)}", ReplicaPlacement(cpus, len(cpus), "plan"), 123.45)
-    times.work += [Work(frame, start_us / 1e6, end_us / 1e6) for frame, start_us, end_us in work]
+    times = ReplicaTimes(f"{cluster}:{len(cpus)}", ReplicaPlacement(cpus, len(cpus), "plan"), 123.45, keeps_trace=True)
+    for frame, start_us, end_us, waiting in work:
+        times.record(Work(frame, start_us / 1e6, end_us / 1e6), waiting)
     return times
 
 
@@ -20,8 +25,8 @@ def stage(*replicas):
 
 
 def test_a_run():
-    big = replica("big", (4, 5), (0, 0, 10), (2, 20, 40))
-    little = replica("little", (0,), (1, 0, 30))
+    big = replica("big", (4, 5), (0, 0, 10, 3), (2, 20, 40, 1))
+    little = replica("little", (0,), (1, 0, 30, 0))
     statistics = RunStatistics([stage(big, little)])
     for entered_s, finished_s in ((0.0, 0.010), (0.001, 0.014), (0.004, 0.018)):
         statistics.record(entered_s, finished_s)
@@ -29,8 +34,9 @@ def test_a_run():
     assert summary["frames"] == 3
     assert summary["period_us"] == pytest.approx(4000)  # (18 - 10) ms over two intervals
     assert summary["frames_per_second"] == pytest.approx(250)
-    assert summary["latency_median_us"] == pytest.approx(13000)
-    assert summary["latency_p99_us"] == pytest.approx(14000, rel=0.01)
+    assert summary["latency_median_us"] == pytest.approx(13000, rel=WITHIN_BUCKET)
+    assert summary["latency_p99_us"] == pytest.approx(14000, rel=WITHIN_BUCKET)
+    assert (summary["interrupted_by"], summary["warnings"], summary["clocks_mhz"]) == (None, [], {})
     assert [work.frame for work in statistics.stages[0].work] == [0, 1, 2]
     (values,) = summary["stages"]
     replicas = values.pop("replicas")
@@ -42,8 +48,11 @@ def test_a_run():
         "placement": "plan",
         "predicted_us": pytest.approx(123.5, abs=0.06),
         "predicted_period_us": pytest.approx(61.7),
-        "median_us": 20.0,
-        "p99_us": pytest.approx(29.8),
+        "median_us": pytest.approx(20, rel=WITHIN_BUCKET),
+        "p99_us": pytest.approx(30, rel=WITHIN_BUCKET),
+        "busy_us": pytest.approx(60),
+        "queue_depth_mean": pytest.approx(4 / 3, abs=0.001),
+        "queue_depth_max": 3,
     }
     assert replicas[0] == {
         "configuration": "big:2",
@@ -52,11 +61,12 @@ def test_a_run():
         "placement": "plan",
         "frames": 2,
         "predicted_us": pytest.approx(123.5, abs=0.06),
+        "busy_us": pytest.approx(30),
         "busy_share": pytest.approx(30 / 40),
-        "median_us": 15.0,
-        "p99_us": pytest.approx(19.9),
+        "median_us": pytest.approx(10, rel=WITHIN_BUCKET),
+        "p99_us": pytest.approx(20, rel=WITHIN_BUCKET),
     }
-    assert (replicas[1]["frames"], replicas[1]["median_us"], replicas[1]["busy_share"]) == (1, 30.0, 1.0)
+    assert (replicas[1]["frames"], replicas[1]["busy_us"], replicas[1]["busy_share"]) == (1, 30.0, 1.0)
     assert json.loads(json.dumps(summary)) == summary
 
 
@@ -79,6 +89,32 @@ def test_too_few_frames_have_no_period(frames):
         statistics.record(0.0, 0.5)
     summary = statistics.summary()
     assert (summary["period_us"], summary["frames_per_second"]) == (None, None)
-    assert summary["latency_median_us"] == (500000.0 if frames else None)
+    assert summary["latency_median_us"] == (pytest.approx(500000, rel=WITHIN_BUCKET) if frames else None)
     assert summary["stages"][0]["median_us"] is None
     assert summary["stages"][0]["replicas"][0]["busy_share"] is None
+
+
+def test_memory_does_not_grow_with_the_frames_unless_a_trace_is_kept():
+    times = ReplicaTimes("big:1", ReplicaPlacement((0,), 1, "plan"), 1.0)
+    statistics = RunStatistics([StageTimes("stage0", "", 1, 1, [times])])
+
+    def run(frames):
+        for frame in range(frames):
+            times.record(Work(frame, frame, frame + 0.001 * (1 + frame % 7)), frame % 3)
+            statistics.record(frame, frame + 0.001 * (1 + frame % 5))
+        return len(pickle.dumps(statistics))
+
+    assert run(1000) == pytest.approx(run(20000), rel=0.02)
+    assert statistics.summary()["frames"] == times.summary()["frames"] == 21000
+
+
+def test_what_the_machine_did_is_told():
+    files = {"/sys/devices/system/cpu/cpu4/cpufreq/scaling_cur_freq": "1500000\n"}
+    machine = MachineMonitor([4], lambda file: files.get(file, ""))
+    machine.sample([])
+    statistics = RunStatistics([stage(replica("big", (4,)))], placement_warnings=["Other cores."], machine=machine)
+    statistics.interrupted_by = "SIGINT"
+    summary = statistics.summary()
+    assert summary["warnings"] == ["Other cores."]
+    assert summary["clocks_mhz"] == {"4": {"lowest": 1500, "median": 1500, "highest": 1500, "nominal": None}}
+    assert summary["interrupted_by"] == "SIGINT"

@@ -19,7 +19,10 @@ FRAMES = 20
 
 
 def replica(cpu, *work):
-    return ReplicaTimes(f"big:{cpu}", ReplicaPlacement((cpu,), 1, "plan"), 1.0, [Work(*each) for each in work])
+    times = ReplicaTimes(f"big:{cpu}", ReplicaPlacement((cpu,), 1, "plan"), 1.0, keeps_trace=True)
+    for each in work:
+        times.record(Work(*each))
+    return times
 
 
 @pytest.fixture
@@ -28,7 +31,10 @@ def made_up():
     first = [replica(0, (1, 10.000, 10.002), (2, 10.002, 10.004)), replica(1, (0, 10.000, 10.005))]
     second = [replica(2, (1, 10.003, 10.004), (2, 10.004, 10.005), (0, 10.006, 10.007))]
     stages = [StageTimes("stage0", "", 1, 1, first), StageTimes("stage1", "", 1, 1, second)]
-    return RunStatistics(stages, [10.000, 10.000, 10.001], [10.007, 10.007, 10.007])
+    statistics = RunStatistics(stages, keeps_trace=True)
+    for entered_s in (10.000, 10.000, 10.001):
+        statistics.record(entered_s, 10.007)
+    return statistics
 
 
 def events(written, phase, process=None):
@@ -93,7 +99,7 @@ def test_a_made_up_run_is_whole(made_up):
 
 
 def test_a_real_run_is_whole_and_written_as_json(compiled, tmp_path):
-    with PipelineRunner(compiled.bundle, queue_depth=2) as runner:
+    with PipelineRunner(compiled.bundle, queue_depth=2, keep_trace=True) as runner:
         list(runner.run(frames_for(compiled.bundle, FRAMES)))
     write_trace(tmp_path / "run.json", runner.statistics, {"model": "small"})
     check_against(json.loads((tmp_path / "run.json").read_text()), runner.statistics)
@@ -121,3 +127,14 @@ def test_a_trace_that_cannot_be_written_gets_a_sentence(made_up, tmp_path):
         check_trace_file(tmp_path)
     with pytest.raises(CospipeError, match="could not be written"):
         write_trace(tmp_path / "nowhere" / "run.json", made_up, {})
+
+
+def test_a_run_that_kept_no_trace_has_none(compiled, tmp_path):
+    with PipelineRunner(compiled.bundle) as runner:
+        list(runner.run(frames_for(compiled.bundle, FRAMES)))
+    assert runner.statistics.frames == FRAMES
+    assert not runner.statistics.finished_s
+    assert not any(stage.work for stage in runner.statistics.stages)
+    with pytest.raises(UsageError, match="keep_trace"):
+        write_trace(tmp_path / "run.json", runner.statistics, {})
+    assert not list(tmp_path.iterdir())

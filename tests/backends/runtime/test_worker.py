@@ -64,7 +64,11 @@ def test_every_frame_passes_every_stage_once_and_leaves_in_order(stages, queue_d
     links, failures = pipeline(stages, queue_depth)
     placement = ReplicaPlacement((0,), 1, "shared")
     statistics = RunStatistics(
-        [StageTimes(f"stage{n}", "", 1, 1, [ReplicaTimes("", placement, 1) for _ in s]) for n, s in enumerate(stages)]
+        [
+            StageTimes(f"stage{n}", "", 1, 1, [ReplicaTimes("", placement, 1, keeps_trace=True) for _ in s])
+            for n, s in enumerate(stages)
+        ],
+        keeps_trace=True,
     )
     taken = []
 

@@ -185,6 +185,7 @@ def test_exchanged_weights_are_prepared_on_aarch64(emulator, tmp_path):
 def test_what_does_not_fit_is_refused_on_aarch64(emulator, tmp_path):
     made = cospipe.optimize(Normalised().eval(), IMAGE, soc="rk3399", output=tmp_path / "made", max_stages=1).bundle
     [stage] = made.manifest.stages
+    files = made.file(stage.library), made.file(stage.weights)
     *arguments, last = stage.weight_arguments
     narrower = last.model_copy(update={"tensor": last.tensor.model_copy(update={"shape": (1,)})})
     unknown = last.model_copy(update={"function": "prepare_99"})
@@ -197,4 +198,4 @@ def test_what_does_not_fit_is_refused_on_aarch64(emulator, tmp_path):
     ]:
         changed = stage.model_copy(update={"weight_arguments": (*arguments, *wrong)})
         with pytest.raises(EmulatorError, match=words):
-            emulator.run_stage(made, changed, made.reference())
+            emulator.run_library(changed, *files, made.reference())

@@ -1,0 +1,109 @@
+"""Bundles as one .zip file: unpacked no further than the manifest says, packed with modes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO
+
+from cospipe.ir.errors import BundleError
+from cospipe.ir.manifest import MANIFEST_NAME, MOST_FILES, MOST_MANIFEST_BYTES, SIGNATURE_NAME, Manifest
+
+_BLOCK_BYTES = 1 << 20
+_SIGNATURE_BYTES = 64
+
+
+def unpack_manifest(archive: Path) -> tempfile.TemporaryDirectory[str]:
+    """Unpack a bundle's manifest and its signature, and nothing else, into a new temporary directory.
+
+    Raises
+    ------
+    BundleError
+        When the file is no .zip, is damaged, or holds absurdly much.
+    """
+    folder = tempfile.TemporaryDirectory(prefix="cospipe-")
+    try:
+        with zipfile.ZipFile(archive) as members:
+            if len(members.infolist()) > 2 * MOST_FILES:  # its files, and the directories they lie in
+                raise BundleError(f"{archive} has more than {2 * MOST_FILES} members; no bundle has so many.")
+            # one byte more than there may be, so that whoever checks the length notices
+            _unpack_member(members, MANIFEST_NAME, Path(folder.name), MOST_MANIFEST_BYTES + 1)
+            _unpack_member(members, SIGNATURE_NAME, Path(folder.name), _SIGNATURE_BYTES + 1)
+    except BundleError:
+        folder.cleanup()
+        raise
+    except Exception as error:  # a damaged archive raises almost anything: zlib.error, EOFError, NotImplementedError
+        folder.cleanup()
+        raise _unreadable(archive, error) from error
+    return folder
+
+
+def unpack_files(archive: Path, manifest: Manifest, folder: Path) -> None:
+    """Unpack what a manifest names, of each file one byte more than the manifest says at most.
+
+    Raises
+    ------
+    BundleError
+        When the archive is damaged or the disk has no room for it.
+    """
+    total_bytes = sum(record.bytes for record in manifest.files.values())
+    free_bytes = shutil.disk_usage(folder).free
+    if total_bytes > free_bytes:
+        raise BundleError(f"{archive} unpacks to {total_bytes} bytes, but {folder.parent} has {free_bytes} left.")
+    try:
+        with zipfile.ZipFile(archive) as members:
+            for name, record in manifest.files.items():
+                _unpack_member(members, name, folder, record.bytes + 1)
+    except Exception as error:
+        raise _unreadable(archive, error) from error
+    if manifest.runner and (folder / manifest.runner.program).is_file():
+        (folder / manifest.runner.program).chmod(0o755)
+
+
+def _unreadable(archive: Path, error: Exception) -> BundleError:
+    return BundleError(f"{archive} is neither a bundle directory nor a .zip of one: {error}.")
+
+
+def _unpack_member(members: zipfile.ZipFile, name: str, folder: Path, most_bytes: int) -> None:
+    """Unpack one member, if there is one; always as a plain file, whatever the archive says that it is."""
+    try:
+        source = members.open(name)
+    except KeyError:
+        return
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    with source, (folder / name).open("xb") as target:
+        _copy(source, target, most_bytes)
+
+
+def _copy(source: IO[bytes], target: IO[bytes], most_bytes: int) -> None:
+    while most_bytes > 0 and (block := source.read(min(_BLOCK_BYTES, most_bytes))):
+        target.write(block)
+        most_bytes -= len(block)
+
+
+def pack_directory(folder: Path, archive: Path) -> None:
+    """Write a .zip of a directory; the programs in it stay executable."""
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as members:
+        for file in sorted(folder.rglob("*")):
+            members.write(file, file.relative_to(folder))
+
+
+def put_signature(archive: Path, names: Iterable[str], signature: bytes) -> None:
+    """Give the bundle in a .zip a signature, in the place of any it has; the file is replaced as a whole.
+
+    ``names`` are the bundle's own files, which stay; others do not.
+    """
+    with tempfile.TemporaryDirectory(prefix=f".{archive.name}.", dir=archive.parent) as scratch:
+        new = Path(scratch) / "signed.zip"
+        with zipfile.ZipFile(archive) as old_members, zipfile.ZipFile(new, "w", zipfile.ZIP_DEFLATED) as members:
+            for name in (MANIFEST_NAME, *names):
+                member = old_members.getinfo(name)
+                with old_members.open(member) as source, members.open(member, "w") as target:
+                    shutil.copyfileobj(source, target, _BLOCK_BYTES)
+            members.writestr(SIGNATURE_NAME, signature)
+        shutil.copymode(archive, new)
+        os.replace(new, archive)
