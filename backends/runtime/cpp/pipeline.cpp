@@ -19,6 +19,7 @@
 #include "link.h"
 #include "stage.h"
 #include "watchdog.h"
+#include "weight_thread.h"
 
 namespace cospipe {
 namespace {
@@ -173,6 +174,7 @@ class PipelineState : public std::enable_shared_from_this<PipelineState> {
   std::atomic<uint64_t> accepted_{0}, arrived_frames_{0}, handed_out_{0};
 
   std::mutex swapping_;
+  std::unique_ptr<WeightThread> weight_thread_;  // of who swaps
   mutable std::mutex mutex_;  // of everything below
   std::condition_variable some_are_done_;
   size_t started_ = 0, ready_ = 0, ended_ = 0;  // threads
@@ -471,20 +473,16 @@ void PipelineState::hand_out(ResultSink& sink, const Job& job) {
 void PipelineState::swap_adapter(const std::string& adapter) {
   const std::lock_guard<std::mutex> swapping(swapping_);
   auto made = std::make_shared<Generation>();
-  std::exception_ptr failure;
-  // In a thread of its own, where TVM's pool neither pins this one nor takes the cores of the stages.
-  std::thread([&] {
-    try {
-      runtime_->configure_thread_pool(available_cpus(), 1);
-      const std::vector<Overrides> wanted = overrides(adapter);
-      for (const auto& build : builds_)
-        made->push_back(
-            build->library->prepare_changed(build->weights, loaded_with_[build->stage], wanted[build->stage]));
-    } catch (...) {
-      failure = std::current_exception();
-    }
-  }).join();
-  if (failure) std::rethrow_exception(failure);
+  if (weight_thread_ == nullptr) {
+    weight_thread_ = std::make_unique<WeightThread>();
+    weight_thread_->run([this] { runtime_->configure_thread_pool(available_cpus(), 1); });
+  }
+  weight_thread_->run([&] {
+    const std::vector<Overrides> wanted = overrides(adapter);
+    for (const auto& build : builds_)
+      made->push_back(
+          build->library->prepare_changed(build->weights, loaded_with_[build->stage], wanted[build->stage]));
+  });
   const std::lock_guard<std::mutex> lock(mutex_);
   generation_ = made;
 }
