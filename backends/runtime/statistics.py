@@ -177,8 +177,11 @@ class RunStatistics:
 
     @property
     def period_us(self) -> float | None:
-        """Mean time between two results, from the first to the last; None for fewer than two frames."""
-        if self.frames < 2:
+        """Mean time between two results, from the first to the last; None unless two ended at different times.
+
+        Frames that overtook the one before them end at the same time as that one.
+        """
+        if self._last_finished_s <= self._first_finished_s:
             return None
         return (self._last_finished_s - self._first_finished_s) / (self.frames - 1) * 1e6
 
@@ -192,8 +195,8 @@ class RunStatistics:
         period = self.period_us
         return {
             "frames": self.frames,
-            "period_us": None if period is None else round(period, 1),
-            "frames_per_second": None if not period else round(1e6 / period, 2),
+            "period_us": _rounded(period),
+            "frames_per_second": None if period is None else round(1e6 / period, 2),
             "latency_median_us": _rounded(self.latency.percentile(50)),
             "latency_p99_us": _rounded(self.latency.percentile(99)),
             "interrupted_by": self.interrupted_by,

@@ -155,15 +155,15 @@ void RunStatistics::record(double entered_us, double finished_us) {
   latency.add(finished_us - entered_us);
 }
 
+// Frames that overtook the one before them end at the same time as that one: of these alone there is no period.
 std::optional<double> RunStatistics::period_us() const {
-  if (latency.count() < 2) return std::nullopt;
+  if (last_result_us <= first_result_us) return std::nullopt;
   return (last_result_us - first_result_us) / static_cast<double>(latency.count() - 1);
 }
 
 Json summary(const RunStatistics& statistics, const Manifest& manifest,
              const std::vector<std::vector<Placement>>& placements) {
   const std::optional<double> period_us = statistics.period_us();
-  const bool has_rate = period_us && *period_us > 0;
   Json stages = Json::array();
   for (size_t i = 0; i < manifest.stages.size(); ++i)
     stages.push_back(
@@ -171,7 +171,7 @@ Json summary(const RunStatistics& statistics, const Manifest& manifest,
   const Json interrupted = statistics.interrupted_by.empty() ? Json(nullptr) : Json(statistics.interrupted_by);
   return {{"frames", statistics.latency.count()},
           {"period_us", rounded(period_us, 1)},
-          {"frames_per_second", has_rate ? Json(rounded(1e6 / *period_us, 2)) : Json(nullptr)},
+          {"frames_per_second", period_us ? Json(rounded(1e6 / *period_us, 2)) : Json(nullptr)},
           {"latency_median_us", rounded(statistics.latency.percentile_us(50), 1)},
           {"latency_p99_us", rounded(statistics.latency.percentile_us(99), 1)},
           {"interrupted_by", interrupted},

@@ -1,11 +1,12 @@
 // The thread that makes the weights of another adapter while the stages run.
 #pragma once
 
+#include <condition_variable>
+#include <exception>
 #include <functional>
-#include <future>
+#include <mutex>
 #include <thread>
-
-#include "link.h"
+#include <utility>
 
 namespace cospipe {
 
@@ -15,26 +16,54 @@ class WeightThread {
  public:
   WeightThread() : thread_([this] { work(); }) {}
   ~WeightThread() {
-    tasks_.close();
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      is_over_ = true;
+    }
+    something_changed_.notify_all();
     thread_.join();
   }
   WeightThread(const WeightThread&) = delete;
   WeightThread& operator=(const WeightThread&) = delete;
 
-  // Waits until it is done; throws what it throws.
+  // Waits until it is done; throws what it throws. For one caller at a time.
   void run(std::function<void()> task) {
-    std::packaged_task<void()> packaged(std::move(task));
-    std::future<void> done = packaged.get_future();
-    tasks_.put(std::move(packaged));
-    done.get();
+    std::unique_lock<std::mutex> lock(mutex_);
+    task_ = std::move(task);
+    something_changed_.notify_all();
+    something_changed_.wait(lock, [this] { return task_ == nullptr; });
+    if (const std::exception_ptr failure = std::exchange(failure_, nullptr)) std::rethrow_exception(failure);
   }
 
  private:
   void work() {
-    while (std::optional<std::packaged_task<void()>> task = tasks_.take()) (*task)();
+    std::unique_lock<std::mutex> lock(mutex_);
+    while (true) {
+      something_changed_.wait(lock, [this] { return task_ != nullptr || is_over_; });
+      if (is_over_) return;
+      lock.unlock();
+      std::exception_ptr failure = failure_of(task_);
+      lock.lock();
+      failure_ = std::exchange(failure, nullptr);  // the caller alone has it: it goes when the caller is done with it
+      task_ = nullptr;
+      something_changed_.notify_all();
+    }
   }
 
-  Link<std::packaged_task<void()>> tasks_{1};
+  static std::exception_ptr failure_of(const std::function<void()>& task) {
+    try {
+      task();
+    } catch (...) {
+      return std::current_exception();
+    }
+    return nullptr;
+  }
+
+  std::mutex mutex_;
+  std::condition_variable something_changed_;
+  std::function<void()> task_;
+  std::exception_ptr failure_;
+  bool is_over_ = false;
   std::thread thread_;
 };
 

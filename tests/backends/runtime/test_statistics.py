@@ -82,8 +82,8 @@ def test_the_record_of_a_stage_holds_what_was_planned_for_each_replica():
     assert [(each.configuration, each.predicted_us) for each in times.replicas] == [("big:2", 120), ("little:1", 320)]
 
 
-@pytest.mark.parametrize("frames", [0, 1])
-def test_too_few_frames_have_no_period(frames):
+@pytest.mark.parametrize("frames", [0, 1, 2])
+def test_frames_that_end_at_one_moment_have_no_period(frames):
     statistics = RunStatistics([stage(replica("big", (4,)))])
     for _ in range(frames):
         statistics.record(0.0, 0.5)
