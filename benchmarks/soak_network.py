@@ -86,12 +86,12 @@ def is_close(one: Array, other: Array) -> bool:
     return one.shape == other.shape and bool(np.abs(one - other).max() <= TOLERANCE * max(1.0, np.abs(other).max()))
 
 
-def soak_pipeline(folder: Path) -> SoakPipeline:
-    """Compile the network for this machine, make adapters, and compute what must come out."""
+def soak_pipeline(folder: Path, runner: RunnerOptions) -> SoakPipeline:
+    """Compile the network and its runner for this machine, make adapters, and compute what must come out."""
     torch.manual_seed(0)
     network = SoakNetwork().eval()
     frames = [torch.randn(_SHAPE) for _ in range(DIFFERENT_FRAMES)]
-    bundle = _compile(network, frames[0], folder / "bundle")
+    bundle = _compile(network, frames[0], folder / "bundle", runner)
     adapters, expected = {}, {}
     for name in ADAPTERS:
         adapters[name] = folder / f"{name}.safetensors"
@@ -121,7 +121,7 @@ def _check_that_results_differ(pipeline: SoakPipeline) -> None:
     assert alike == 0, f"{alike} pairs of results cannot be told apart"
 
 
-def _compile(network: nn.Module, image: torch.Tensor, output: Path) -> Bundle:
+def _compile(network: nn.Module, image: torch.Tensor, output: Path, runner: RunnerOptions) -> Bundle:
     captured = capture(network, (image,))
     originals = dict(captured.named_parameters())
     pipeline = PassManager([*parse_pipeline(_PASSES), FoldBatchNorm()])(captured).graph_module
@@ -139,7 +139,7 @@ def _compile(network: nn.Module, image: torch.Tensor, output: Path) -> Bundle:
         example_inputs=(image,),
         expected=(expected,),
         originals=originals,
-        runner=RunnerOptions(),
+        runner=runner,
     )
     return pack(request, output, lambda _step: None)
 

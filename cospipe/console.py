@@ -23,9 +23,16 @@ JsonOption = Annotated[bool, typer.Option("--json", help="print the result as JS
 
 def tell(error: CospipeError, wants_json: bool) -> None:
     """Print what went wrong on standard error, and as JSON on standard output when that is wanted."""
-    err.print(f"cospipe: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
+    err.print(f"cospipe: {printable(str(error))}", style="red", highlight=False, markup=False, soft_wrap=True)
     if wants_json:
         print(json.dumps({"error": {"type": type(error).__name__, "message": str(error)}}))
+
+
+def printable(text: str) -> str:
+    """Return a text in which what would steer a terminal is replaced: names in a file of others may hold anything."""
+    return "".join(
+        letter if letter.isprintable() or letter in "\n\t" else "\N{REPLACEMENT CHARACTER}" for letter in text
+    )
 
 
 def print_json(value: Any) -> None:

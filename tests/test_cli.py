@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 from command import caller
 
+from cospipe.console import tell
+from cospipe.ir.errors import BundleError
+
 MODEL = """
 from collections import OrderedDict
 
@@ -224,7 +227,7 @@ def test_socs_lists_and_shows(folder):
         (["optimize", "nets:small", "--soc", "hikey97"], 2, ["hikey970"]),
         (["optimize", "nets:smal", "--soc", "host"], 2, ["small"]),
         (["optimize", "nonets:small"], 2, ["nonets"]),
-        (["optimize", "net.onnx"], 1, ["ONNX"]),
+        (["optimize", "net.onnx"], 2, ["net.onnx"]),
         (["optimize", "nets:small", "--soc", "bad.toml"], 1, ["name", "hand_over_us", "clusters"]),
         (["optimize", "nets:unsupported", "--input-shape", "4,5"], 1, ["kthvalue", "cummax", "in tail.sorts"]),
         (["optimize", "nets:small", "--input-shape", "1,5,32,32"], 1, ["1x5x32x32"]),
@@ -294,3 +297,9 @@ def test_interrupted_optimize_keeps_the_old_bundle(bundle, folder):
     assert process.wait(timeout=60) == 130
     assert {file.name: file.read_bytes() for file in bundle.iterdir()} == before
     assert [file.name for file in folder.iterdir() if file.name.startswith(f".{bundle.name}")] == []
+
+
+def test_names_cannot_steer_the_terminal(capsys):
+    tell(BundleError("stage \x1b[31mred\x07 is not there\nand more"), wants_json=False)
+    told = capsys.readouterr().err
+    assert "stage \N{REPLACEMENT CHARACTER}[31mred\N{REPLACEMENT CHARACTER} is not there\nand more" in told

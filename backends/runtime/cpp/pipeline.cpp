@@ -1,31 +1,26 @@
 #include "pipeline.h"
 
-#include <sched.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <atomic>
-#include <cmath>
+#include <chrono>
 #include <condition_variable>
 #include <exception>
 #include <limits>
 #include <mutex>
 #include <new>
-#include <set>
 #include <thread>
 
 #include "adapter.h"
 #include "link.h"
-#include "stage.h"
 #include "watchdog.h"
 #include "weight_thread.h"
+#include "wiring.h"
+#include "worker.h"
 
 namespace cospipe {
 namespace {
 
 constexpr std::chrono::microseconds kSpin{200};
-constexpr double kLeastSpeedRatio = 2.5;
 constexpr size_t kAnyNumber = std::numeric_limits<size_t>::max();
 
 // The weights of every build that a frame meets: those that were current when it was accepted, in every stage.
@@ -45,65 +40,6 @@ struct Arrival {
   std::optional<uint64_t> end;
 };
 
-// Which of a frame's values a stage takes and makes, and which nobody needs behind it.
-struct Wiring {
-  std::vector<size_t> inputs, outputs, done_with;
-};
-
-// One build of a stage, loaded by the first replica that needs it.
-struct SharedBuild {
-  size_t stage = 0, build = 0;
-  std::mutex mutex;
-  std::shared_ptr<const StageLibrary> library;
-  Weights weights;
-};
-
-// One replica of a stage.
-struct Worker {
-  std::string name;  // "stage1 (big:4)"
-  size_t stage = 0, replica = 0;
-  SharedBuild* build = nullptr;
-  size_t build_index = 0;
-  Placement placement;
-  ReplicaTimes times;
-  Activity activity;
-  std::thread thread;
-};
-
-void stay_on(const std::vector<int>& cpu_ids) {
-  cpu_set_t* set = CPU_ALLOC(CPU_SETSIZE);
-  if (set == nullptr) throw std::bad_alloc();
-  const size_t bytes = CPU_ALLOC_SIZE(CPU_SETSIZE);
-  CPU_ZERO_S(bytes, set);
-  for (const int cpu : cpu_ids) CPU_SET_S(static_cast<size_t>(cpu), bytes, set);
-  const bool done = sched_setaffinity(0, bytes, set) == 0;
-  CPU_FREE(set);
-  if (!done) throw Error("its thread cannot be put on cpu " + std::to_string(cpu_ids.front()));
-}
-
-bool owns_its_cores(const Placement& placement) { return placement.kind != Placement::Kind::kShared; }
-
-std::string worker_name(const Stage& stage, size_t replica) {
-  const std::string which = stage.replicas.size() > 1 ? " replica " + std::to_string(replica) : "";
-  return stage.name + which + " (" + stage.replicas[replica].configuration + ")";
-}
-
-// How many frames a stage may have taken and not handed out in order: fast replicas run ahead of slow ones.
-size_t frames_at_work(const Stage& stage) {
-  if (stage.replicas.size() == 1) return 1;
-  const auto by_time = [](const Replica& a, const Replica& b) { return a.predicted_us < b.predicted_us; };
-  const auto [fastest, slowest] = std::minmax_element(stage.replicas.begin(), stage.replicas.end(), by_time);
-  const double ratio = fastest->predicted_us > 0 ? slowest->predicted_us / fastest->predicted_us : 1.0;
-  return stage.replicas.size() * (1 + static_cast<size_t>(std::ceil(std::max(ratio, kLeastSpeedRatio))));
-}
-
-// Frames that may be inside: accepted, and not handed out yet. The same as in the Python runner.
-size_t frames_inside(const Manifest& manifest, size_t queue_depth) {
-  size_t sum = 0;
-  for (const Stage& stage : manifest.stages) sum += queue_depth + frames_at_work(stage);
-  return sum;
-}
-
 }  // namespace
 
 // Everything the threads share; it lives as long as one of them does.
@@ -114,13 +50,13 @@ class PipelineState : public std::enable_shared_from_this<PipelineState> {
       : bundle_(std::move(bundle)),
         runtime_(std::move(runtime)),
         options_(std::move(options)),
+        wiring_(wire(manifest())),
         inside_(frames_inside(manifest(), options_.queue_depth)) {
     const std::vector<int> cpus = available_cpus();
     placements_ = place(manifest(), cpus);
     warnings_ = placement_warnings(manifest(), placements_, cpus);
     if (options_.strict && !warnings_.empty()) throw Error(several("With --strict this does not run here", warnings_));
     loaded_with_ = overrides(options_.adapter);
-    wire();
     make_workers();
   }
 
@@ -135,12 +71,10 @@ class PipelineState : public std::enable_shared_from_this<PipelineState> {
  private:
   const Manifest& manifest() const { return bundle_->manifest; }
   std::vector<Overrides> overrides(const std::string& adapter);
-  void wire();
   void make_workers();
   void watch();
   void work(Worker& worker);
   void count(size_t& what);
-  std::unique_ptr<StageExecutable> load(Worker& worker);
   void step(Worker& worker, StageExecutable& executable, Job& job);
   void pass_on(size_t stage, std::unique_ptr<Job> job);
   void arrive(std::unique_ptr<Job> job);
@@ -161,9 +95,7 @@ class PipelineState : public std::enable_shared_from_this<PipelineState> {
   std::vector<Overrides> loaded_with_;  // by stage
   BaseFingerprints fingerprints_;       // of who swaps, or of the constructor
 
-  size_t value_count_ = 0;
-  std::vector<Wiring> wiring_;        // by stage
-  std::vector<size_t> result_values_;  // by output of the network
+  const Wiring wiring_;
 
   std::vector<std::unique_ptr<SharedBuild>> builds_;
   std::vector<std::unique_ptr<Worker>> workers_;
@@ -188,26 +120,6 @@ class PipelineState : public std::enable_shared_from_this<PipelineState> {
 std::vector<Overrides> PipelineState::overrides(const std::string& adapter) {
   if (!names_adapter(adapter)) return std::vector<Overrides>(manifest().stages.size());
   return adapter_overrides(manifest(), bundle_->weights, adapter, &fingerprints_);
-}
-
-void PipelineState::wire() {
-  std::map<std::string, size_t> index;
-  const auto index_of = [&index](const TensorSpec& spec) { return index.emplace(spec.name, index.size()).first->second; };
-  const auto all = [&index_of](const std::vector<TensorSpec>& specs) {
-    std::vector<size_t> result;
-    for (const TensorSpec& spec : specs) result.push_back(index_of(spec));
-    return result;
-  };
-  all(manifest().inputs);  // the inputs are the first values
-  for (const Stage& stage : manifest().stages) wiring_.push_back({all(stage.inputs), all(stage.outputs), {}});
-  result_values_ = all(manifest().outputs);
-  value_count_ = index.size();
-  std::set<size_t> needed(result_values_.begin(), result_values_.end());
-  for (auto wiring = wiring_.rbegin(); wiring != wiring_.rend(); ++wiring) {
-    for (size_t value = 0; value < value_count_; ++value)
-      if (needed.count(value) == 0) wiring->done_with.push_back(value);
-    needed.insert(wiring->inputs.begin(), wiring->inputs.end());
-  }
 }
 
 void PipelineState::make_workers() {
@@ -287,20 +199,17 @@ void PipelineState::stop() {
     some_are_done_.wait(lock, [this] { return ended_ == started_ || is_stuck_; });
   }
   watchdog_.reset();
-  for (const auto& worker : workers_) {
-    if (!worker->thread.joinable()) continue;
-    if (is_stuck_)
-      worker->thread.detach();
-    else
-      worker->thread.join();
-  }
+  // Their work is done, or stuck. A thread that has used TVM ends only when the other threads of its pool have stopped
+  // looking for work, which takes them minutes on a busy machine: that is not waited for.
+  for (const auto& worker : workers_)
+    if (worker->thread.joinable()) worker->thread.detach();
 }
 
 // Body of a replica's thread.
 void PipelineState::work(Worker& worker) {
   std::unique_ptr<StageExecutable> executable;
   try {
-    executable = load(worker);
+    executable = load(worker, runtime_, *bundle_, loaded_with_[worker.stage]);
   } catch (const std::bad_alloc&) {
     fail(std::make_exception_ptr(Error(worker.name + " could not be started: there is no memory left.")));
   } catch (const std::exception& error) {
@@ -321,30 +230,8 @@ void PipelineState::work(Worker& worker) {
   }
 }
 
-std::unique_ptr<StageExecutable> PipelineState::load(Worker& worker) {
-  worker.activity.set_thread(static_cast<pid_t>(syscall(SYS_gettid)));
-  stay_on(worker.placement.cpu_ids);
-  runtime_->configure_thread_pool(worker.placement.cpu_ids, worker.placement.threads);
-  SharedBuild& build = *worker.build;
-  {
-    const std::lock_guard<std::mutex> lock(build.mutex);
-    if (build.library == nullptr) {
-      build.library = std::make_shared<StageLibrary>(runtime_, *bundle_, build.stage, build.build);
-      build.weights = build.library->prepare(loaded_with_[build.stage]);
-    }
-  }
-  auto executable = std::make_unique<StageExecutable>(build.library);
-  {
-    const AtWork at_work(worker.activity, 0);
-    executable->warm_up(build.weights);
-  }
-  if (owns_its_cores(worker.placement))
-    stay_on({worker.placement.cpu_ids.front()});  // the pool has just widened it to all its cores
-  return executable;
-}
-
 void PipelineState::step(Worker& worker, StageExecutable& executable, Job& job) {
-  const Wiring& wiring = wiring_[worker.stage];
+  const StageWiring& wiring = wiring_.stages[worker.stage];
   const Stage& stage = manifest().stages[worker.stage];
   std::vector<TvmObject> inputs;
   for (const size_t value : wiring.inputs) inputs.push_back(job.values[value]);
@@ -427,7 +314,7 @@ void PipelineState::feed(FrameSource& source, const std::map<uint64_t, std::stri
 bool PipelineState::accept(uint64_t number, const Frame& frame) {
   auto job = std::make_unique<Job>();
   job->number = number;
-  job->values.resize(value_count_);
+  job->values.resize(wiring_.value_count);
   for (size_t i = 0; i < frame.size(); ++i)
     job->values[i] = runtime_->tensor(manifest().inputs[i], aligned(frame[i]));
   if (!links_.front()->wait_for_room()) return false;
@@ -464,7 +351,7 @@ void PipelineState::hand_out(ResultSink& sink, const Job& job) {
   const double finished_us = std::max(job.finished_us, results_.last_result_us);
   results_.record(std::min(job.accepted_us, job.started_us), finished_us);
   Frame result;
-  for (const size_t value : result_values_) result.push_back(data_of(job.values[value]));
+  for (const size_t value : wiring_.results) result.push_back(data_of(job.values[value]));
   sink.add(job.number, result);
   handed_out_ += 1;
   inside_.take();

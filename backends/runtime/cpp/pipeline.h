@@ -40,7 +40,7 @@ class Pipeline {
   // Starts the threads; returns when every stage is loaded and warm. Throws Error when one cannot be.
   Pipeline(std::shared_ptr<const Bundle> bundle, std::shared_ptr<const TvmRuntime> runtime,
            const PipelineOptions& options);
-  // Stops the stages after the frames they are at, and waits for their threads, unless one is stuck.
+  // Stops the stages after the frames they are at, and waits until they are done, unless one is stuck.
   ~Pipeline();
   Pipeline(const Pipeline&) = delete;
   Pipeline& operator=(const Pipeline&) = delete;

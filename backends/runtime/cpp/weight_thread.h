@@ -4,6 +4,7 @@
 #include <condition_variable>
 #include <exception>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <utility>
@@ -11,42 +12,53 @@
 namespace cospipe {
 
 // Does one thing after the other in a thread of its own, where TVM's pool neither pins the caller's nor takes the cores
-// of the stages. It is kept: the end of a thread that has used TVM takes longer than the weights of a small network.
+// of the stages. It is kept, and nobody waits for its end: a thread that has used TVM ends only when the other threads of
+// its pool have stopped looking for work, which takes them minutes on a busy machine.
 class WeightThread {
  public:
-  WeightThread() : thread_([this] { work(); }) {}
+  WeightThread() : desk_(std::make_shared<Desk>()) {
+    std::thread([desk = desk_] { work(*desk); }).detach();
+  }
   ~WeightThread() {
     {
-      const std::lock_guard<std::mutex> lock(mutex_);
-      is_over_ = true;
+      const std::lock_guard<std::mutex> lock(desk_->mutex);
+      desk_->is_over = true;
     }
-    something_changed_.notify_all();
-    thread_.join();
+    desk_->something_changed.notify_all();
   }
   WeightThread(const WeightThread&) = delete;
   WeightThread& operator=(const WeightThread&) = delete;
 
   // Waits until it is done; throws what it throws. For one caller at a time.
   void run(std::function<void()> task) {
-    std::unique_lock<std::mutex> lock(mutex_);
-    task_ = std::move(task);
-    something_changed_.notify_all();
-    something_changed_.wait(lock, [this] { return task_ == nullptr; });
-    if (const std::exception_ptr failure = std::exchange(failure_, nullptr)) std::rethrow_exception(failure);
+    std::unique_lock<std::mutex> lock(desk_->mutex);
+    desk_->task = std::move(task);
+    desk_->something_changed.notify_all();
+    desk_->something_changed.wait(lock, [this] { return desk_->task == nullptr; });
+    if (const std::exception_ptr failure = std::exchange(desk_->failure, nullptr)) std::rethrow_exception(failure);
   }
 
  private:
-  void work() {
-    std::unique_lock<std::mutex> lock(mutex_);
+  // What the caller and the thread share.
+  struct Desk {
+    std::mutex mutex;
+    std::condition_variable something_changed;
+    std::function<void()> task;
+    std::exception_ptr failure;
+    bool is_over = false;
+  };
+
+  static void work(Desk& desk) {
+    std::unique_lock<std::mutex> lock(desk.mutex);
     while (true) {
-      something_changed_.wait(lock, [this] { return task_ != nullptr || is_over_; });
-      if (is_over_) return;
+      desk.something_changed.wait(lock, [&desk] { return desk.task != nullptr || desk.is_over; });
+      if (desk.is_over) return;
       lock.unlock();
-      std::exception_ptr failure = failure_of(task_);
+      std::exception_ptr failure = failure_of(desk.task);
       lock.lock();
-      failure_ = std::exchange(failure, nullptr);  // the caller alone has it: it goes when the caller is done with it
-      task_ = nullptr;
-      something_changed_.notify_all();
+      desk.failure = std::exchange(failure, nullptr);  // the caller alone has it: it goes when the caller is done with it
+      desk.task = nullptr;
+      desk.something_changed.notify_all();
     }
   }
 
@@ -59,12 +71,7 @@ class WeightThread {
     return nullptr;
   }
 
-  std::mutex mutex_;
-  std::condition_variable something_changed_;
-  std::function<void()> task_;
-  std::exception_ptr failure_;
-  bool is_over_ = false;
-  std::thread thread_;
+  const std::shared_ptr<Desk> desk_;
 };
 
 }  // namespace cospipe

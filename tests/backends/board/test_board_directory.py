@@ -11,6 +11,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from native_runner import native_runner
 
 import cospipe
 from cospipe.backends.board.build import build_runner
@@ -39,7 +40,7 @@ def made(small_network, small_inputs, tmp_path_factory):
 def native(small_network, small_inputs, tmp_path_factory):
     """A complete directory for this machine."""
     output = tmp_path_factory.mktemp("native") / "bundle"
-    return cospipe.optimize(small_network, small_inputs, soc="host", output=output, runner=RunnerOptions())
+    return cospipe.optimize(small_network, small_inputs, soc="host", output=output, runner=native_runner())
 
 
 def run_program(folder, frame, *options, prefix=()):

@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -221,11 +222,11 @@ def _lines(file):
 def test_waiting_for_input_is_no_stall(any_runner, tmp_path):
     pipeline = chain(2)
     bundle = pipeline.write(tmp_path / "bundle")
-    with any_runner.started(bundle, *STREAM, "--stall-timeout", "0.3") as started:
+    with any_runner.started(bundle, *STREAM, "--stall-timeout", "1.5") as started:
         size = len(pipeline.raw_results(1))
         started.feed(pipeline.raw(1))
         first = started.read(size)  # it is there though the next frame is not
-        time.sleep(0.8)
+        time.sleep(2.5)
         ended = started.ended(pipeline.raw(2)[len(pipeline.raw(1)) :])
     assert ended.status == 0, ended.errors
     assert first + ended.output == pipeline.raw_results(2)
@@ -236,9 +237,9 @@ def test_waiting_for_whoever_takes_results_is_no_stall(any_runner, tmp_path):
     bundle = pipeline.write(tmp_path / "bundle")
     frames = tmp_path / "frames"
     frames.write_bytes(pipeline.raw(8))
-    with any_runner.started(bundle, "--raw", frames, "--raw-output", "-", "--stall-timeout", "0.3") as started:
+    with any_runner.started(bundle, "--raw", frames, "--raw-output", "-", "--stall-timeout", "1.5") as started:
         first = started.read(1)
-        time.sleep(0.8)
+        time.sleep(2.5)
         ended = started.ended()
     assert ended.status == 0, ended.errors
     assert first + ended.output == pipeline.raw_results(8)
@@ -346,6 +347,22 @@ def test_a_broken_adapter_changes_nothing_while_running(any_runner, tmp_path):
     assert ended.status == 0
     assert "goes on with the adapter it had" in ended.errors
     assert first + ended.output == pipeline.raw_results(2, [adapter, adapter])
+
+
+@pytest.mark.parametrize("is_interrupted", [False, True])
+def test_the_end_of_threads_is_not_waited_for(any_runner, tmp_path, is_interrupted):
+    pipeline = chain(2, adapted=True)
+    adapter = adapter_for(pipeline, 1, tmp_path / "adapter")
+    options = (*STREAM, "--adapter", tmp_path / "adapter", f"--swap-adapter=1={tmp_path / 'adapter'}")
+    never = replace(any_runner, environment={"FAKE_THREADS_NEVER_END": "1"})
+    with never.started(pipeline.write(tmp_path / "bundle"), *options) as started:
+        started.feed(pipeline.raw(2))
+        output = started.read(len(pipeline.raw_results(2)))
+        if is_interrupted:
+            started.signal(signal.SIGTERM)
+        ended = started.ended()
+    assert ended.status == (128 + signal.SIGTERM if is_interrupted else 0), ended.errors
+    assert output == pipeline.raw_results(2, [adapter, adapter])
 
 
 def test_hanging_up_without_an_adapter_does_nothing(runner, tmp_path):
