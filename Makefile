@@ -10,7 +10,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST_OPTIONS ?= -n auto
 BENCHMARKS := partition first_light cpu_latency kernel_efficiency winograd_accuracy spectral_delta adapter_fold inner_loops \
-	aarch64_instructions simulator exploration host_prediction pipeline_host runtime
+	aarch64_instructions simulator exploration host_prediction pipeline_host runtime tvmc_tune
 
 .PHONY: demo test lint bench clean
 

@@ -7,14 +7,14 @@ import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
 from cospipe.backends.bundle_archive import pack_directory, unpack_files, unpack_manifest
 from cospipe.backends.public_key import check_signature
+from cospipe.backends.replacement import move_into_place, scratch_beside
 from cospipe.ir.errors import BundleError, UsageError, several
 from cospipe.ir.json_text import parse_json
 from cospipe.ir.manifest import (
@@ -195,7 +195,7 @@ def write_bundle(
     check_output(output)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        with _scratch_beside(output) as scratch:
+        with scratch_beside(output) as scratch:
             folder = scratch / "bundle"
             folder.mkdir()
             make_manifest = fill(folder)
@@ -206,7 +206,7 @@ def write_bundle(
             if output.suffix == ".zip":
                 new = scratch / "bundle.zip"
                 pack_directory(folder, new)
-            _move_into_place(new, output, scratch)
+            move_into_place(new, output, scratch)
     except OSError as error:
         raise BundleError(f"The bundle {output} could not be written ({error}); nothing was changed.") from error
     return open_bundle(output)
@@ -257,35 +257,12 @@ def _is_bundle(path: Path) -> bool:
     return FORMAT.encode() in text
 
 
-@contextmanager
-def _scratch_beside(output: Path) -> Iterator[Path]:
-    """Yield a directory on the same file system, removed in any case."""
-    scratch = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-    try:
-        yield scratch
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
 def _records(folder: Path) -> dict[str, FileRecord]:
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     return {
         file.relative_to(folder).as_posix(): FileRecord(bytes=file.stat().st_size, sha256=sha256(file))
         for file in files
     }
-
-
-def _move_into_place(new: Path, output: Path, scratch: Path) -> None:
-    """Put the new bundle where the old one is; the old one comes back if that fails."""
-    old = scratch / "old"
-    try:
-        if output.is_dir():
-            output.rename(old)
-        os.replace(new, output)
-    except BaseException:
-        if old.exists() and not output.exists():
-            old.rename(output)
-        raise
 
 
 def replace_weights(

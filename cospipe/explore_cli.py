@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from cospipe.console import JsonOption, err, out, parse_shapes, print_json, show_progress
+from cospipe.console import JsonOption, err, out, print_json, show_progress
+from cospipe.input_options import parse_input_shapes, parse_input_values
 from cospipe.ir.errors import UsageError, nearest
 from cospipe.ir.latency import LatencySource
 from cospipe.ir.plan import OBJECTIVES
@@ -23,6 +24,7 @@ from cospipe.options import (
     ShapeOption,
     SocOption,
     SourceOption,
+    ValueOption,
     parse_limits,
 )
 
@@ -43,6 +45,7 @@ def explore(
     source: SourceOption = "analytic",
     profile_file: ProfileOption = None,
     input_shape: ShapeOption = None,
+    input_value: ValueOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find the best plan of every kind for a chip, compare them, and say why one is chosen; nothing is compiled.
@@ -57,21 +60,21 @@ def explore(
 
         cospipe explore net.pt2 --soc host --source measured --profile host.json --cores big:2 -o report
     """
-    shapes = parse_shapes(input_shape)
+    shapes, values = parse_input_shapes(input_shape), parse_input_values(input_value)
     limits = parse_limits(max_latency, max_power, max_memory)
     _check_choice("--objective", objective, OBJECTIVES)
     _check_choice("--source", source, [known.value for known in LatencySource])
     with show_progress() as progress:
         progress("Loading the compiler")
         from cospipe.exploration import explore as run_explore
-        from cospipe.ir.capture import load_model
         from cospipe.ir.soc import load_soc
+        from cospipe.models import load_model
         from cospipe.report.write import check_can_write, write_report
 
         if output is not None:
             check_can_write(output)
         exploration, prediction = run_explore(
-            *load_model(model, shapes),
+            *load_model(model, shapes, values),
             soc=soc,
             objective=objective,
             limits=limits,

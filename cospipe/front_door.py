@@ -4,49 +4,35 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.export import ExportedProgram
-from torch.utils._pytree import tree_leaves
 
 from cospipe.backends.board.options import RunnerOptions
 from cospipe.backends.bundle import Bundle, check_output, open_bundle, replace_weights
 from cospipe.backends.runtime.frame import Frame
 from cospipe.backends.runtime.frames import synthetic_frames
 from cospipe.backends.runtime.runner import PipelineRunner
-from cospipe.backends.tvm.importer import check_supported
 from cospipe.backends.tvm.pack import pack, reference_values, stage_weights
-from cospipe.backends.tvm.pack_request import PackRequest
-from cospipe.backends.tvm.target import check_can_bundle
+from cospipe.backends.tvm.tuning.database import check_is_records
 from cospipe.ir.annotations import plan_of
 from cospipe.ir.capture import capture
 from cospipe.ir.eager_adapters import load_adapter
-from cospipe.ir.errors import UsageError, nearest
 from cospipe.ir.exploration import Limits
 from cospipe.ir.manifest import Manifest
 from cospipe.ir.merged_copy import merged_copy
-from cospipe.ir.plan import OBJECTIVES, PipelinePlan
-from cospipe.ir.soc import Soc, load_soc
+from cospipe.ir.plan import PipelinePlan
 from cospipe.ir.tensor_file import Array
-from cospipe.passes.annotate_latency import AnnotateLatency
-from cospipe.passes.annotate_layers import AnnotateLayers
-from cospipe.passes.base import Pass
-from cospipe.passes.fold_batch_norm import FoldBatchNorm
-from cospipe.passes.merge_adapters import MergeAdapters
 from cospipe.passes.partition import Partition, tag_stages
-from cospipe.passes.pipeline import PassManager, parse_pipeline, pipeline_text
+from cospipe.passes.pipeline import parse_pipeline
 from cospipe.passes.split import Split
+from cospipe.planning import Model, Progress, eager_outputs, plan_pipeline
 
 log = logging.getLogger("cospipe")
-
-Model = nn.Module | ExportedProgram
-Progress = Callable[[str], None]
-TARGETS = ("auto", "host", "aarch64")
 
 
 @dataclass(frozen=True)
@@ -110,6 +96,7 @@ def optimize(
     profile: str | Path = "",
     winograd: bool = True,
     runner: RunnerOptions | None = None,
+    tuning_records: str | Path = "",
     name: str | None = None,
     progress: Progress = log.info,
 ) -> Optimized:
@@ -153,6 +140,8 @@ def optimize(
         runtime digit by digit, or when single rounding errors matter, as in optimisation through the network.
     runner : RunnerOptions, optional
         Makes the bundle complete for a bare board: the program that runs it, built for the target, and TVM's runtime.
+    tuning_records : str or Path
+        Directory that ``tvmc tune`` has written; its kernels are used where they are faster than ours.
     name : str, optional
         What the model is called in the bundle; its class name by default.
     progress : callable
@@ -166,7 +155,8 @@ def optimize(
     Raises
     ------
     UsageError
-        When the SoC, objective, target, pass or cluster does not exist, or ``output`` is something else.
+        When the SoC, objective, target, pass or cluster does not exist, or ``output`` or ``tuning_records`` is
+        something else.
     CaptureError, UnsupportedModelError
         When the model cannot be captured, or holds operations that cannot be compiled (all are listed).
     LoweringError, BundleError
@@ -183,86 +173,30 @@ def optimize(
     >>> result = cospipe.optimize(model, (image,), soc="hikey970", output="build")     # doctest: +SKIP
     >>> print(result.summary())                                                        # doctest: +SKIP
     """
-    inputs = (example_inputs,) if isinstance(example_inputs, torch.Tensor) else tuple(example_inputs)
-    chip, machine = _chip_and_machine(soc, objective, target)
     check_output(Path(output))
-    wanted = limits or Limits()
-    chosen = Partition(
-        soc=str(soc),
-        objective=objective,
-        max_stages=max_stages,
+    records = Path(tuning_records) if tuning_records else None
+    if records:
+        check_is_records(records)
+    request = plan_pipeline(
+        model,
+        example_inputs,
+        soc,
+        objective,
+        target=target,
+        passes=passes,
         cores=cores,
+        max_stages=max_stages,
         plans=plans,
-        max_latency_us=wanted.latency_us or 0.0,
-        max_power_mw=wanted.power_mw or 0.0,
-        max_memory_bytes=wanted.memory_bytes or 0,
-    )
-    steps = (
-        *parse_pipeline(passes),
-        MergeAdapters(),
-        FoldBatchNorm(),
-        AnnotateLayers(),
-        AnnotateLatency(soc=str(soc), source=source, profile=str(profile)),
-        chosen,
-        Split(),
-    )
-    model = merged_copy(model) if isinstance(model, nn.Module) else model
-    progress("Capturing the model")
-    captured = capture(model, inputs)
-    check_supported(captured)
-    originals = dict(captured.named_parameters(remove_duplicate=False))
-    pipeline = _run_passes(captured, steps, progress)
-    request = PackRequest(
-        pipeline=pipeline,
-        soc=chip,
-        machine=machine,
-        model=name or type(model).__name__,
-        passes=pipeline_text(steps),
-        example_inputs=inputs,
-        expected=_eager(model, inputs),
-        originals=originals,
-        allows_winograd=winograd,
+        limits=limits,
+        source=source,
+        profile=profile,
+        winograd=winograd,
         runner=runner,
+        name=name,
+        progress=progress,
     )
-    bundle = pack(request, output, progress)
-    return Optimized(plan_of(pipeline), bundle)
-
-
-def _chip_and_machine(soc: str | Path, objective: str, target: str) -> tuple[Soc, Soc]:
-    """Return the chip that is planned for and the one that is compiled for."""
-    if objective not in OBJECTIVES:
-        raise UsageError(f"There is no objective {objective!r}. {nearest(objective, OBJECTIVES)}")
-    if target not in TARGETS:
-        raise UsageError(f"There is no target {target!r}. {nearest(target, TARGETS)}")
-    chip = load_soc(soc)
-    machine = load_soc("host") if target == "host" else chip
-    check_can_bundle(machine)
-    if target == "aarch64" and chip.architecture != "aarch64":
-        raise UsageError(
-            f"{chip.name} is an {chip.architecture} machine; for target aarch64 name an AArch64 chip, for example "
-            "--soc rk3588."
-        )
-    return chip, machine
-
-
-def _run_passes(graph_module: fx.GraphModule, passes: tuple[Pass, ...], progress: Progress) -> fx.GraphModule:
-    manager = PassManager(passes, progress=lambda step: progress(f"Running {step}"))
-    result: fx.GraphModule = manager(graph_module).graph_module
-    return result
-
-
-@torch.no_grad()
-def _eager(model: Model, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    """Run the model as the user wrote it, in eval mode; its training flags are left as they were."""
-    module = model.module() if isinstance(model, ExportedProgram) else model
-    was_training = [part for part in module.modules() if part.training]
-    if not isinstance(model, ExportedProgram):
-        module.eval()
-    try:
-        return tuple(tree_leaves(module(*inputs)))
-    finally:
-        for part in was_training:
-            part.training = True
+    bundle = pack(replace(request, tuning_records=records), output, progress)
+    return Optimized(plan_of(request.pipeline), bundle)
 
 
 def exchange_weights(bundle: Bundle | str | Path, model: Model, output: str | Path) -> Bundle:
@@ -287,7 +221,7 @@ def exchange_weights(bundle: Bundle | str | Path, model: Model, output: str | Pa
     model = merged_copy(model) if isinstance(model, nn.Module) else model
     pipeline = _pipeline_like(opened.manifest, model, inputs)
     weights = stage_weights(pipeline, [stage.weight_names for stage in opened.manifest.stages])
-    return replace_weights(opened, weights, reference_values(pipeline, inputs, _eager(model, inputs)), output)
+    return replace_weights(opened, weights, reference_values(pipeline, inputs, eager_outputs(model, inputs)), output)
 
 
 def adapter_reference(bundle: Bundle | str | Path, model: nn.Module, adapter: str | Path) -> dict[str, Array]:
@@ -318,7 +252,7 @@ def adapter_reference(bundle: Bundle | str | Path, model: nn.Module, adapter: st
     adapters.merge()
     adapters.remove()
     inputs = _reference_inputs(opened)
-    return reference_values(_pipeline_like(opened.manifest, adapted, inputs), inputs, _eager(adapted, inputs))
+    return reference_values(_pipeline_like(opened.manifest, adapted, inputs), inputs, eager_outputs(adapted, inputs))
 
 
 def _reference_inputs(bundle: Bundle) -> tuple[torch.Tensor, ...]:

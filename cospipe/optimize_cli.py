@@ -8,7 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from cospipe.board_options import board_text, board_values, runner_options
-from cospipe.console import JsonOption, out, parse_shapes, print_json, show_progress
+from cospipe.console import JsonOption, out, print_json, show_progress
+from cospipe.emission import check_form, emit_stages
+from cospipe.input_options import parse_input_shapes, parse_input_values
 from cospipe.ir.errors import UsageError
 from cospipe.options import (
     CoresOption,
@@ -22,6 +24,7 @@ from cospipe.options import (
     ShapeOption,
     SocOption,
     SourceOption,
+    ValueOption,
     parse_limits,
 )
 
@@ -31,6 +34,7 @@ def optimize(
     soc: SocOption = "host",
     objective: ObjectiveOption = "throughput",
     input_shape: ShapeOption = None,
+    input_value: ValueOption = None,
     target: Annotated[str, typer.Option(help="auto (the SoC), host or aarch64")] = "auto",
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="directory or .zip to write; build/MODEL by default")
@@ -66,6 +70,13 @@ def optimize(
     cross_compiler: Annotated[
         str | None, typer.Option("--cross-compiler", metavar="CXX", help="with --runner: a g++ to use instead of zig")
     ] = None,
+    tuning_records: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="use the kernels that tvmc tune found to be faster than cospipe's own"),
+    ] = None,
+    emit: Annotated[
+        str, typer.Option(help="bundle, or tvmc: an ONNX file a stage and a script of tvmc commands, nothing compiled")
+    ] = "bundle",
     as_json: JsonOption = False,
 ) -> None:
     """Compile a model into a pipeline and write it as a bundle.
@@ -78,6 +89,8 @@ def optimize(
 
         cospipe optimize net.pt2 --soc rk3588 --objective latency --cores big:4+little:2
 
+        cospipe optimize net.onnx --soc rk3588 --input-shape images:1,3,320,320 --input-value threshold=0.5
+
         cospipe optimize net.pt2 --soc rk3399 --max-latency 150ms --max-power 6W --plans pipeline
 
         cospipe optimize net.pt2 --soc host --source measured --profile host.json
@@ -87,39 +100,48 @@ def optimize(
         cospipe optimize mymodels.nets:make_net --adapter pets.safetensors -o build/pets
 
         cospipe optimize mymodels.nets:make_net --passes 'insert-adapters{n=1000},merge-adapters{at=load}' -o build/room
+
+        cospipe optimize torchvision.models:googlenet --soc hikey970 --emit tvmc -o build/stages
     """
-    shapes = parse_shapes(input_shape)
+    check_form(emit)
+    if emit == "tvmc" and tuning_records:
+        raise UsageError("--emit tvmc compiles nothing; add --tuning-records to the commands of its build.sh instead.")
+    shapes, values = parse_input_shapes(input_shape), parse_input_values(input_value)
     limits = parse_limits(max_latency, max_power, max_memory)
     board = runner_options(runner, sysroot, glibc, cross_compiler)
     output = output or Path("build") / Path(model.rpartition(":")[2]).stem
     with show_progress() as progress:
         progress("Loading the compiler")
         from cospipe.front_door import optimize as run_optimize
-        from cospipe.ir.capture import load_model
         from cospipe.ir.eager_adapters import load_adapter
+        from cospipe.models import load_model
 
-        network, inputs = load_model(model, shapes)
+        network, inputs = load_model(model, shapes, values)
         if adapter is not None:
             load_adapter(as_module(network, model), adapter)
-        result = run_optimize(
-            network,
-            inputs,
-            soc=soc,
-            objective=objective,
-            output=output,
-            target=target,
-            passes=passes,
-            cores=cores,
-            max_stages=max_stages,
-            plans=plans,
-            limits=limits,
-            source=source,
-            profile=profile_file or "",
-            winograd=winograd,
-            runner=board,
-            name=model,
-            progress=progress,
-        )
+        options: dict[str, Any] = {
+            "soc": soc,
+            "objective": objective,
+            "target": target,
+            "passes": passes,
+            "cores": cores,
+            "max_stages": max_stages,
+            "plans": plans,
+            "limits": limits,
+            "source": source,
+            "profile": profile_file or "",
+            "winograd": winograd,
+            "runner": board,
+            "name": model,
+            "progress": progress,
+        }
+        if emit == "tvmc":
+            emitted = emit_stages(network, inputs, output, options)
+        else:
+            records = tuning_records or ""
+            result = run_optimize(network, inputs, output=output, tuning_records=records, **options)
+    if emit == "tvmc":
+        return _show_emitted(emitted, output, as_json)
     if as_json:
         sizes = {"bundle": str(output), "bundle_bytes": result.bundle.total_bytes}
         return print_json(
@@ -140,12 +162,24 @@ def optimize(
         out.print(complete, markup=False, highlight=False)
 
 
+def _show_emitted(pipeline: Any, output: Path, as_json: bool) -> None:
+    """Print the plan, and what was written where."""
+    if as_json:
+        return print_json({"pipeline": str(output), "files": sorted(pipeline.files), **plan_values(pipeline.plan)})
+    from cospipe.pictures import plan_picture
+
+    out.print(plan_picture(pipeline.plan, out.width))
+    files = ", ".join(stage.onnx for stage in pipeline.stages)
+    out.print(f"[bold]{output}[/bold]: {files}; compile and join them with: sh {output}/build.sh", highlight=False)
+
+
 def predict(
     model: ModelArgument,
     soc: SocOption = "host",
     source: SourceOption = "analytic",
     profile_file: ProfileOption = None,
     input_shape: ShapeOption = None,
+    input_value: ValueOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Predict the time of every layer on every core configuration of a chip.
@@ -158,19 +192,19 @@ def predict(
 
         cospipe predict torchvision.models:googlenet --source regression --profile host.json
     """
-    shapes = parse_shapes(input_shape)
+    shapes, values = parse_input_shapes(input_shape), parse_input_values(input_value)
     with show_progress() as progress:
         progress("Loading the compiler")
-        from cospipe.ir.capture import load_model
+        from cospipe.models import load_model
         from cospipe.prediction import predict as run_predict
 
-        network, inputs = load_model(model, shapes)
+        network, inputs = load_model(model, shapes, values)
         prediction = run_predict(network, inputs, soc=soc, source=source, profile=profile_file or "", progress=progress)
     rows = [layer.row() for layer in prediction.layers]
     totals = {configuration: round(time_us, 3) for configuration, time_us in prediction.total_us().items()}
     if as_json:
-        values = {"model": model, "soc": prediction.soc, "source": prediction.source, "unit": "microseconds"}
-        return print_json({**values, "total_us": totals, "layers": rows})
+        described = {"model": model, "soc": prediction.soc, "source": prediction.source, "unit": "microseconds"}
+        return print_json({**described, "total_us": totals, "layers": rows})
     from cospipe.pictures import prediction_table
 
     out.print(prediction_table(rows, totals, f"{model} on {prediction.soc} ({prediction.source})"))

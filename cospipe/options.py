@@ -11,7 +11,7 @@ from cospipe.ir.exploration import Limits
 from cospipe.units import memory_bytes, power_mw, time_us
 
 ModelArgument = Annotated[
-    str, typer.Argument(metavar="MODEL", help="package.module:factory, or a .pt2 file", show_default=False)
+    str, typer.Argument(metavar="MODEL", help="package.module:factory, .pt2 or .onnx file", show_default=False)
 ]
 BundleArgument = Annotated[
     Path, typer.Argument(metavar="BUNDLE", help="a bundle directory or .zip file", show_default=False)
@@ -19,7 +19,15 @@ BundleArgument = Annotated[
 SocOption = Annotated[str, typer.Option("--soc", metavar="NAME|FILE.toml", help="the chip; see `cospipe socs`")]
 ShapeOption = Annotated[
     list[str] | None,
-    typer.Option("--input-shape", metavar="1,3,224,224", help="shape of an input; once for each input"),
+    typer.Option(
+        "--input-shape",
+        metavar="[NAME:]1,3,224,224",
+        help="shape of an input, once for each; by name for .onnx only",
+    ),
+]
+ValueOption = Annotated[
+    list[str] | None,
+    typer.Option("--input-value", metavar="NAME=16000", help="an input of an .onnx file that always has this value"),
 ]
 AdapterOption = Annotated[
     Path | None, typer.Option("--adapter", metavar="FILE", help="an adapter to fold into the weights at load time")

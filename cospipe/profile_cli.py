@@ -11,8 +11,10 @@ import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from cospipe.console import JsonOption, err, out, parse_shapes, print_json
+from cospipe.console import JsonOption, err, out, print_json
+from cospipe.input_options import parse_input_shapes, parse_input_values
 from cospipe.ir.errors import UsageError
+from cospipe.options import ShapeOption, ValueOption
 
 if TYPE_CHECKING:
     from cospipe.profiling import Profiled
@@ -22,7 +24,8 @@ Step = Callable[[str], None]
 
 def profile(
     models: Annotated[
-        list[str], typer.Argument(metavar="MODEL...", help="package.module:factory, or a .pt2 file", show_default=False)
+        list[str],
+        typer.Argument(metavar="MODEL...", help="package.module:factory, .pt2 or .onnx files", show_default=False),
     ],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE", help="the board's profile", show_default=False)
@@ -31,7 +34,11 @@ def profile(
     rpc: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="a board with python -m tvm.exec.rpc_server; this machine if empty")
     ] = "",
-    key: Annotated[str, typer.Option(help="key of the RPC server")] = "",
+    rpc_tracker: Annotated[
+        str,
+        typer.Option(metavar="HOST[:PORT]", help="TVM's tracker of several equal boards, which all measure at once"),
+    ] = "",
+    key: Annotated[str, typer.Option(help="key of the RPC server, or of the tracker's boards")] = "",
     emulate: Annotated[
         bool, typer.Option("--emulate", help="count instructions under QEMU instead; needs no board")
     ] = False,
@@ -40,10 +47,8 @@ def profile(
     ] = "",
     rounds: Annotated[int, typer.Option(min=1, help="undisturbed rounds to time on each")] = 30,
     again: Annotated[bool, typer.Option("--again", help="measure anew what the file holds already")] = False,
-    input_shape: Annotated[
-        list[str] | None,
-        typer.Option("--input-shape", metavar="1,3,224,224", help="shape of an input; once for each input"),
-    ] = None,
+    input_shape: ShapeOption = None,
+    input_value: ValueOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure every kernel of compiled networks on each core configuration of a board.
@@ -59,18 +64,20 @@ def profile(
 
         cospipe profile torchvision.models:mobilenet_v2 --soc rk3588 --rpc rock5b:9090 --key rock -o rk3588.json
 
+        cospipe profile torchvision.models:mobilenet_v2 --soc rk3588 --rpc-tracker farm:9190 --key rk3588 -o rk3588.json
+
         cospipe profile torchvision.models:mobilenet_v2 --soc rk3588 --emulate -o rk3588.emulated.json
     """
-    shapes = parse_shapes(input_shape)
-    if emulate and rpc:
-        raise UsageError("--emulate needs no board; leave out --rpc, or measure the board without --emulate.")
+    shapes, values = parse_input_shapes(input_shape), parse_input_values(input_value)
+    _check_machine_options(emulate, rpc, rpc_tracker)
     with _show_progress() as show:
         show(0, 1, "Loading the compiler")
         from cospipe.profiling import ProfileRequest, run_profile
 
-        request = ProfileRequest(tuple(models), shapes, soc, output, rpc, key, emulate, cores, rounds, again)
+        where = (rpc, key, emulate, cores, rounds, again, values, rpc_tracker)
+        request = ProfileRequest(tuple(models), shapes, soc, output, *where)
         try:
-            profiled = run_profile(request, show)
+            profiled = run_profile(request, show, _report_board)
         except KeyboardInterrupt:
             kept = (
                 f"{output} keeps what was measured; the same command continues"
@@ -82,6 +89,18 @@ def profile(
     if as_json:
         return print_json([one.row() for one in profiled])
     out.print(_profile_table(profiled, output))
+
+
+def _check_machine_options(emulate: bool, rpc: str, rpc_tracker: str) -> None:
+    if rpc and rpc_tracker:
+        raise UsageError("--rpc names one board and --rpc-tracker several; give one of the two.")
+    if emulate and (rpc or rpc_tracker):
+        option = "--rpc" if rpc else "--rpc-tracker"
+        raise UsageError(f"--emulate needs no board; leave out {option}, or measure the board without --emulate.")
+
+
+def _report_board(board: str, problem: str) -> None:
+    err.print(f"{board}: {problem}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def _tell_how_to_continue(output: Path) -> None:

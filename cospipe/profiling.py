@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from cospipe.backends.profiling.farm_measuring import farm_of, measure_on_farm
 from cospipe.backends.profiling.machine import board_at, name_of_machine, this_machine_as
 from cospipe.backends.profiling.measuring import Machine, measure
 from cospipe.backends.profiling.networks import PreparedNetwork, prepare_network
 from cospipe.backends.profiling.profile_file import ProfileFile, parse_configurations
+from cospipe.backends.tvm.farm.farm import Farm, Report
 from cospipe.backends.tvm.target import check_can_bundle
-from cospipe.ir.capture import load_model
+from cospipe.input_options import InputShapes
 from cospipe.ir.latency import LatencySource
 from cospipe.ir.plan import CoreConfiguration
 from cospipe.ir.profile import ConfigurationProfile
 from cospipe.ir.soc import Soc, load_soc
+from cospipe.models import load_model
 
 Show = Callable[[int, int, str], None]
 """Is told how many of how many measurements are done, and what is done next."""
@@ -31,15 +35,17 @@ class ProfileRequest:
     Parameters
     ----------
     models : tuple of str
-        ``package.module:factory``, or ``.pt2`` files.
-    shapes : list of list of int, optional
-        Shapes of the inputs; the model's own when not given.
+        ``package.module:factory``, or ``.pt2`` or ``.onnx`` files.
+    shapes : list of list of int, or dict of str to list of int, optional
+        Shapes of the inputs, for ONNX files also by name; the model's own when not given.
     soc : str
         Name of an SoC, ``host``, or a TOML file.
     output : Path
         The board's profile; one that exists is continued.
     rpc, key : str
         ``HOST:PORT`` of the board's RPC server and its key; empty for this machine.
+    rpc_tracker : str
+        ``HOST[:PORT]`` of a tracker; any of its boards with this key is then the board.
     emulate : bool
         Emulate instead of measuring.
     cores : str
@@ -48,10 +54,12 @@ class ProfileRequest:
         Undisturbed rounds to time.
     again : bool
         Measure anew what the file holds already.
+    input_values : mapping of str to number, optional
+        Inputs of ONNX files that always have this value.
     """
 
     models: tuple[str, ...]
-    shapes: list[list[int]] | None
+    shapes: InputShapes
     soc: str
     output: Path
     rpc: str = ""
@@ -60,6 +68,8 @@ class ProfileRequest:
     cores: str = ""
     rounds: int = 30
     again: bool = False
+    input_values: Mapping[str, float | Sequence[float]] = field(default_factory=dict)
+    rpc_tracker: str = ""
 
 
 @dataclass(frozen=True)
@@ -88,8 +98,21 @@ class Profiled:
         }
 
 
-def run_profile(request: ProfileRequest, show: Show = lambda _done, _total, _what: None) -> list[Profiled]:
+def run_profile(
+    request: ProfileRequest,
+    show: Show = lambda _done, _total, _what: None,
+    report: Report = lambda _board, _problem: None,
+) -> list[Profiled]:
     """Profile networks; the file is written after every core configuration of every network.
+
+    Parameters
+    ----------
+    request : ProfileRequest
+        What to profile.
+    show : callable
+        Is told of progress.
+    report : callable
+        Is told of boards behind a tracker that fail or are left out, and why; called from several threads.
 
     Returns
     -------
@@ -109,8 +132,20 @@ def run_profile(request: ProfileRequest, show: Show = lambda _done, _total, _wha
     soc = load_soc(request.soc)
     check_can_bundle(soc)
     configurations = parse_configurations(request.cores, soc)
-    models = [(name, *load_model(name, request.shapes)) for name in request.models]
-    machine = _machine(request, soc, configurations)
+    models = [(name, *load_model(name, request.shapes, request.input_values)) for name in request.models]
+    with ExitStack() as opened:
+        machine = _machine(request, soc, configurations, report, opened)
+        return _profile_models(request, soc, configurations, models, machine, show)
+
+
+def _profile_models(
+    request: ProfileRequest,
+    soc: Soc,
+    configurations: Sequence[CoreConfiguration],
+    models: Sequence[tuple[str, Any, Any]],
+    machine: Machine | Farm | None,
+    show: Show,
+) -> list[Profiled]:
     source = LatencySource.EMULATED if request.emulate else LatencySource.MEASURED
     file = ProfileFile(request.output, soc, name_of_machine(machine, soc), source)
     steps = _Steps(show, len(models) * len(configurations))
@@ -121,6 +156,8 @@ def run_profile(request: ProfileRequest, show: Show = lambda _done, _total, _wha
         wanted = configurations if request.again else file.missing(network.fingerprint, configurations)
         if machine is None:
             _emulate(network, soc, wanted, file, steps)
+        elif isinstance(machine, Farm):
+            _measure_on_farm(network, soc, wanted, machine, request.rounds, file, steps)
         else:
             _measure(network, soc, wanted, machine, request.rounds, file, steps)
         steps.finish(len(configurations) - len(wanted))
@@ -141,9 +178,17 @@ class _Steps:
         self._done += count
 
 
-def _machine(request: ProfileRequest, soc: Soc, configurations: Sequence[CoreConfiguration]) -> Machine | None:
+def _machine(
+    request: ProfileRequest,
+    soc: Soc,
+    configurations: Sequence[CoreConfiguration],
+    report: Report,
+    opened: ExitStack,
+) -> Machine | Farm | None:
     if request.emulate:
         return None
+    if request.rpc_tracker:
+        return opened.enter_context(farm_of(soc, configurations, request.rpc_tracker, request.key, report))
     return board_at(request.rpc, request.key) if request.rpc else this_machine_as(soc, configurations)
 
 
@@ -163,6 +208,20 @@ def _measure(
         return measured
 
     file.measure(network.name, network.fingerprint, configurations, timed)
+
+
+def _measure_on_farm(
+    network: PreparedNetwork,
+    soc: Soc,
+    configurations: Sequence[CoreConfiguration],
+    farm: Farm,
+    rounds: int,
+    file: ProfileFile,
+    steps: _Steps,
+) -> None:
+    for configuration, measured in measure_on_farm(network, soc, configurations, farm, rounds, steps.tell):
+        file.add_configuration(network.name, network.fingerprint, configuration, measured)
+        steps.finish(1)
 
 
 def _emulate(

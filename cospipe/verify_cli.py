@@ -76,7 +76,7 @@ def _table(result: Any) -> Any:
 def _adapter_reference(bundle: Any, model: str, adapter: Path, progress: Callable[[str], None]) -> Any:
     progress("Loading the compiler")
     from cospipe.front_door import adapter_reference
-    from cospipe.ir.capture import load_model
+    from cospipe.models import load_model
 
     network, _ = load_model(model, [spec.shape for spec in bundle.manifest.inputs])
     progress("Running the adapted model in eager PyTorch")

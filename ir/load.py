@@ -47,12 +47,11 @@ def load_model(
         When the module, the factory or the file does not exist, or the factory needs arguments or returns no module.
     CaptureError
         When importing or calling the factory fails, the file is no exported program or has other input shapes, or
-        the model is an ONNX file.
+        the model is an ONNX file, which :func:`cospipe.models.load_model` takes.
     """
     if spec.endswith(".onnx"):
         raise CaptureError(
-            f"{spec}: importing ONNX comes with a later release; until then load the model in PyTorch and name its"
-            " factory or a .pt2 file."
+            f"{spec}: an ONNX file has no PyTorch module, which is needed here; name the factory it was exported from."
         )
     if spec.endswith(".pt2"):
         return _load_file(Path(spec), input_shapes)

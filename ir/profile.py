@@ -55,6 +55,8 @@ class ConfigurationProfile(_Part):
     """Median time of the whole network, measured without looking at single kernels."""
     network_runs: Annotated[int, Field(ge=0)] = 1
     """Runs behind ``network_us`` that no other program disturbed; with none, on a busy machine, it is only a bound."""
+    board: str | None = None
+    """Which board of a farm it was measured on."""
 
 
 class NetworkProfile(_Part):

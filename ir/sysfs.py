@@ -56,7 +56,7 @@ def read_cpus(sysfs: Path, cpuinfo: Path, allowed: Iterable[int]) -> list[HostCp
     allowed : iterable of int
         CPUs to read.
     """
-    processors = _read_processors(cpuinfo)
+    processors = parse_processors(_read_text(cpuinfo))
     some_processor: ProcessorInfo = next(iter(processors.values()), {})
     return [
         HostCpu(
@@ -76,10 +76,11 @@ def read_title(sysfs: Path, cpu: HostCpu) -> str:
     return board or cpu.info.get("model name") or "unnamed machine"
 
 
-def _read_processors(cpuinfo: Path) -> dict[int, dict[str, str]]:
+def parse_processors(text: str) -> dict[int, dict[str, str]]:
+    """Return the lines of each processor in the text of ``/proc/cpuinfo``."""
     processors: dict[int, dict[str, str]] = {}
     current: dict[str, str] = {}
-    for line in _read_text(cpuinfo).splitlines():
+    for line in text.splitlines():
         key, _, value = (part.strip() for part in line.partition(":"))
         if key == "processor" and value.isdecimal():
             current = processors.setdefault(int(value), {})

@@ -3,6 +3,7 @@
 import torch
 
 import cospipe
+from cospipe.ir.annotations import plan_of
 from cospipe.ir.capture import capture
 from cospipe.ir.plan import CoreConfiguration, PipelinePlan, Replica, StagePlan
 from cospipe.passes.fold_batch_norm import FoldBatchNorm
@@ -20,6 +21,13 @@ def on_cores(cluster, cpu_ids, compute_us=1):
 def compile_replicas(network, inputs, soc, replicas, output, passes=""):
     """Compile a network in as many stages as there are groups of replicas, one or three."""
     from cospipe.backends.tvm.pack import pack
+
+    request = request_for_replicas(network, inputs, soc, replicas, passes)
+    return cospipe.Optimized(plan_of(request.pipeline), pack(request, output, lambda step: None))
+
+
+def request_for_replicas(network, inputs, soc, replicas, passes="", machine=None):
+    """Return a network in as many stages as there are groups of replicas, one or three, ready to be compiled."""
     from cospipe.backends.tvm.pack_request import PackRequest
 
     captured = capture(network, inputs)
@@ -36,17 +44,16 @@ def compile_replicas(network, inputs, soc, replicas, output, passes=""):
     tag_stages(pipeline, plan)
     with torch.no_grad():
         expected = network(*inputs)
-    request = PackRequest(
+    return PackRequest(
         pipeline=Split()(pipeline).graph_module,
         soc=soc,
-        machine=soc,
+        machine=machine or soc,
         model="SmallNetwork",
         passes=",".join(filter(None, [passes, "fold-batch-norm,partition,split"])),
         example_inputs=inputs,
         expected=expected,
         originals=originals,
     )
-    return cospipe.Optimized(plan, pack(request, output, lambda step: None))
 
 
 def _three_parts(graph):

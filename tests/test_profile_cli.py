@@ -9,6 +9,7 @@ import time
 
 import pytest
 from command import caller
+from farm_servers import KEY, RunningServers
 
 from cospipe.ir.profile import read_profile
 from cospipe.ir.soc import load_soc
@@ -118,6 +119,30 @@ def test_a_board_is_emulated(inside, tmp_path):
     assert [kernel.nodes for kernel in emulated.kernels] == [("conv2d", "relu"), ("conv2d_1",)]
 
 
+@pytest.mark.slow
+def test_boards_behind_a_tracker_measure(inside, tmp_path):
+    with RunningServers(tmp_path, 2) as servers:
+        tracker = "--rpc-tracker", ":".join(map(str, servers.tracker)), "--key", KEY
+        done = inside("profile", "tiny_nets:tiny", "tiny_nets:wider", "-o", "board.json", *QUICK, *tracker, "--json")
+        assert done.returncode == 0, done.stderr
+        assert [row["is_new"] for row in json.loads(done.stdout)] == [True, True]
+        written = read_profile(tmp_path / "board.json")
+        assert written.machine == HOST.title
+        for network in written.networks:
+            (measured,) = network.configurations.values()
+            assert measured.board.split()[0] in servers.pids
+            assert [kernel.nodes for kernel in measured.kernels] == [("conv2d", "relu"), ("conv2d_1",)]
+
+        (board, *others) = servers.pids
+        for other in others:
+            servers.send(other, signal.SIGKILL)
+        servers.send(board, signal.SIGKILL)
+        lost = inside("profile", "tiny_nets:tiny", "-o", "board.json", *QUICK, *tracker, "--again")
+        assert lost.returncode == 1
+        assert f"knows no board with the key '{KEY}'" in lost.stderr
+    assert read_profile(tmp_path / "board.json") == written
+
+
 def refused(inside, *arguments):
     done = inside("profile", "tiny_nets:tiny", "-o", "board.json", *SHAPE, *arguments)
     assert done.returncode == 2, done.stderr
@@ -142,7 +167,20 @@ def test_an_address_that_is_none(inside):
     assert "write HOST:PORT" in refused(inside, "--rpc", "rock5b")
 
 
+def test_a_tracker_address_that_is_none(inside):
+    assert "write HOST or HOST:PORT" in refused(inside, "--rpc-tracker", "farm:x", "--key", "k")
+
+
+def test_a_tracker_needs_a_key(inside):
+    assert "name that of your boards with --key" in refused(inside, "--rpc-tracker", "farm")
+
+
+def test_a_board_or_a_tracker(inside):
+    assert "give one of the two" in refused(inside, "--rpc", "rock5b:9090", "--rpc-tracker", "farm")
+
+
 def test_emulation_needs_no_board(inside):
+    assert "leave out --rpc-tracker" in refused(inside, "--rpc-tracker", "farm", "--emulate")
     assert "--emulate needs no board" in refused(inside, "--rpc", "rock5b:9090", "--emulate")
 
 

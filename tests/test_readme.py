@@ -92,7 +92,7 @@ def test_scripts_exist():
 def test_extras_exist():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     for page, words in commands("pip"):
-        for extra in re.findall(r"\[(\w+)\]", " ".join(words)):
+        for extra in re.findall(r"(?:^|[ '\"])(?:\.|cospipe)\[(\w+)\]", " ".join(words)):
             assert extra in project["optional-dependencies"], f"{page}: {extra}"
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cospipe.backends.profiling.core_state import ReadText, read_here
 from cospipe.backends.profiling.measuring import Board, Machine, ThisMachine
+from cospipe.backends.tvm.farm.farm import Farm
 from cospipe.backends.tvm.kernel_clock import KernelClock, build_clock
 from cospipe.backends.tvm.sessions import RemoteSession
 from cospipe.ir.errors import UsageError, several
@@ -17,6 +18,7 @@ from cospipe.ir.host import ARCHITECTURES
 from cospipe.ir.plan import CoreConfiguration
 from cospipe.ir.soc import Soc
 
+_ANSWER_SECONDS = 30.0
 _BOARD_NAME, _PROCESSORS = "/sys/firmware/devicetree/base/model", "/proc/cpuinfo"
 
 
@@ -55,21 +57,28 @@ def board_at(address: str, key: str) -> Board:
     return Board(host, int(port), key)
 
 
-def name_of_machine(machine: Machine | None, soc: Soc) -> str:
-    """Return what a machine calls itself; None stands for emulation.
+def name_of_machine(machine: Machine | Farm | None, soc: Soc) -> str:
+    """Return what a machine calls itself, of a farm's equal boards any; None stands for emulation.
 
     Raises
     ------
     RemoteError
-        When the board cannot be reached.
+        When the board, or every board of the farm, cannot be reached or is something else.
     """
     if machine is None:
         return "emulated"
+    if isinstance(machine, Farm):
+        done = machine.submit("Asking a board for its name", _ANSWER_SECONDS, _name_of_board, (soc,)).result()
+        return str(done.value)
     if isinstance(machine, Board):
         with tempfile.TemporaryDirectory(prefix="cospipe-profile-") as folder:
             session = RemoteSession(machine.host, machine.port, machine.key)
             return _name(KernelClock(session, build_clock(Path(folder), soc.architecture)).read, soc)
     return soc.title if soc.name == "host" else _name(read_here, soc)
+
+
+def _name_of_board(_session: RemoteSession, clock: KernelClock, soc: Soc) -> str:
+    return _name(clock.read, soc)
 
 
 def _name(read: ReadText, soc: Soc) -> str:

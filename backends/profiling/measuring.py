@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from cospipe.backends.profiling.core_state import clocks_mhz, governor, mean_clocks_mhz
 from cospipe.backends.profiling.kernel_layers import KernelLayer, NamedKernel, kernel_layers
@@ -30,22 +34,69 @@ from cospipe.ir.soc import Soc
 
 _COPYING = frozenset({channel_gather.NAME, GENERIC_ELEMENTWISE})
 
-Work = Callable[[Session, KernelClock], "_Measured"]
-
 
 @dataclass(frozen=True)
-class _Measured:
+class Measured:
+    """What a machine tells of one network on some of its cores.
+
+    Parameters
+    ----------
+    timing : Timing
+        Of the network and its kernels.
+    clock_mhz : tuple of float
+        Mean clock of each core; empty when the machine does not tell.
+    governor : str or None
+        What decides these clocks.
+    board : str or None
+        Which of several boards it was.
+    """
+
     timing: Timing
     clock_mhz: tuple[float, ...]
     governor: str | None
+    board: str | None = None
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A compiled network that waits to be timed; it can be pickled.
+
+    Parameters
+    ----------
+    title : str
+        What is measured, for errors.
+    library : Path
+        What was compiled.
+    lowered : LoweredStage
+        What the compiler tells of it.
+    inputs : tuple of Tensor
+        One frame.
+    weights : dict of str to Tensor
+        The network's weights by name.
+    expected : tuple of array
+        What eager PyTorch computes of the frame.
+    cpu_ids : tuple of int
+        Cores that its kernels share.
+    rounds : int
+        Undisturbed rounds to time.
+    """
+
+    title: str
+    library: Path
+    lowered: LoweredStage
+    inputs: tuple[torch.Tensor, ...]
+    weights: dict[str, torch.Tensor]
+    expected: tuple[NDArray[Any], ...]
+    cpu_ids: tuple[int, ...]
+    rounds: int
 
 
 class Machine(ABC):
     """Where networks are measured; its cores are those of an SoC description."""
 
     @abstractmethod
-    def run(self, cpu_ids: Sequence[int], clock: Path, work: Work) -> _Measured:
-        """Run a function whose kernels share these cores; ``clock`` is the clock's library for this machine."""
+    def run(self, measurement: Measurement, clock: Path) -> Measured:
+        """Time a network; ``clock`` is the clock's library for this machine."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +105,11 @@ class ThisMachine(Machine):
 
     real_time: bool = False
 
-    def run(self, cpu_ids: Sequence[int], clock: Path, work: Work) -> _Measured:
-        """Run a function in a thread of its own."""
+    def run(self, measurement: Measurement, clock: Path) -> Measured:
+        """Time a network in a thread of its own."""
         session = LocalSession()
-        return run_on_cores(cpu_ids, lambda: work(session, KernelClock(session, clock)), self.real_time)
+        work = partial(time_network, session, KernelClock(session, clock), measurement)
+        return run_on_cores(measurement.cpu_ids, work, self.real_time)
 
 
 @dataclass(frozen=True)
@@ -68,13 +120,13 @@ class Board(Machine):
     port: int
     key: str
 
-    def run(self, cpu_ids: Sequence[int], clock: Path, work: Work) -> _Measured:
-        """Run a function against a new process on the board."""
+    def run(self, measurement: Measurement, clock: Path) -> Measured:
+        """Time a network in a new process on the board."""
         session = RemoteSession(self.host, self.port, self.key)
         try:
             remote_clock = KernelClock(session, clock)
-            remote_clock.use_cores(cpu_ids)
-            return work(session, remote_clock)
+            remote_clock.use_cores(measurement.cpu_ids)
+            return time_network(session, remote_clock, measurement)
         except CospipeError:
             raise
         except Exception as error:
@@ -116,46 +168,65 @@ def measure(
     RemoteError
         When the board cannot be reached or does not have these cores.
     """
-    cpu_ids = soc.cluster(configuration.cluster).cpu_ids[: configuration.cores]
     with tempfile.TemporaryDirectory(prefix="cospipe-profile-") as folder:
-        library = Path(folder) / f"{configuration.cluster}-{configuration.cores}.so"
         progress("compiling")
-        lowered = compile_whole(network, soc, configuration, library)
+        measurement = prepare_measurement(network, soc, configuration, Path(folder), rounds)
         clock_library = build_clock(Path(folder), soc.architecture)
         progress("timing")
+        measured = machine.run(measurement, clock_library)
+    return configuration_profile(network, measurement, measured)
 
-        def work(session: Session, clock: KernelClock) -> _Measured:
-            return _timed(network, lowered, library, session, clock, cpu_ids, rounds)
 
-        measured = machine.run(cpu_ids, clock_library, work)
-    layers = kernel_layers(network.graph_module.graph, named_kernels(lowered))
+def prepare_measurement(
+    network: PreparedNetwork, soc: Soc, configuration: CoreConfiguration, folder: Path, rounds: int
+) -> Measurement:
+    """Compile a network for a core configuration into a folder.
+
+    Raises
+    ------
+    LoweringError
+        When it cannot be compiled.
+    """
+    library = folder / f"{configuration.cluster}-{configuration.cores}.so"
+    stored = {name: value.detach() for name, value in network.graph_module.named_parameters(remove_duplicate=False)}
+    return Measurement(
+        title=f"{network.name} on {configuration}",
+        library=library,
+        lowered=compile_whole(network, soc, configuration, library),
+        inputs=network.inputs,
+        weights=stored,
+        expected=network.expected,
+        cpu_ids=soc.cluster(configuration.cluster).cpu_ids[: configuration.cores],
+        rounds=rounds,
+    )
+
+
+def configuration_profile(
+    network: PreparedNetwork, measurement: Measurement, measured: Measured
+) -> ConfigurationProfile:
+    """Return what was measured of a network as profiles hold it."""
+    layers = kernel_layers(network.graph_module.graph, named_kernels(measurement.lowered))
     return ConfigurationProfile(
-        cpu_ids=cpu_ids,
+        cpu_ids=measurement.cpu_ids,
         clock_mhz=measured.clock_mhz,
         governor=measured.governor,
         measured_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         kernels=tuple(_kernel_time(layer, measured.timing) for layer in layers),
         network_us=round(float(np.median(measured.timing.of_network())), 3),
         network_runs=int(measured.timing.is_network_clean.sum()),
+        board=measured.board,
     )
 
 
-def _timed(
-    network: PreparedNetwork,
-    lowered: LoweredStage,
-    library: Path,
-    session: Session,
-    clock: KernelClock,
-    cpu_ids: Sequence[int],
-    rounds: int,
-) -> _Measured:
-    stored = dict(network.graph_module.named_parameters(remove_duplicate=False))
-    stage = TimedStage(session, clock, library, lowered, network.inputs, stored)
-    stage.check(network.expected)
+def time_network(session: Session, clock: KernelClock, measurement: Measurement) -> Measured:
+    """Check what a compiled network computes, and time its kernels; the session has its cores already."""
+    m, cpu_ids = measurement, measurement.cpu_ids
+    stage = TimedStage(session, clock, m.library, m.lowered, m.inputs, m.weights)
+    stage.check(m.expected)
     before = clocks_mhz(cpu_ids, clock.read)
-    timing = time_rounds(stage, rounds)
+    timing = time_rounds(stage, m.rounds)
     after = clocks_mhz(cpu_ids, clock.read)
-    return _Measured(timing, mean_clocks_mhz(before, after), governor(cpu_ids, clock.read))
+    return Measured(timing, mean_clocks_mhz(before, after), governor(cpu_ids, clock.read))
 
 
 def named_kernels(lowered: LoweredStage) -> list[NamedKernel]:

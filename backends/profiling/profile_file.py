@@ -70,8 +70,14 @@ class ProfileFile:
     ) -> None:
         """Measure a network on some core configurations, and write the file after each."""
         for configuration in configurations:
-            measured = {str(configuration): measure(configuration)}
-            self.add(NetworkProfile(model=model, fingerprint=fingerprint, configurations=measured))
+            self.add_configuration(model, fingerprint, configuration, measure(configuration))
+
+    def add_configuration(
+        self, model: str, fingerprint: str, configuration: CoreConfiguration, measured: ConfigurationProfile
+    ) -> None:
+        """Add what was measured of a network on one core configuration, and write the file."""
+        configurations = {str(configuration): measured}
+        self.add(NetworkProfile(model=model, fingerprint=fingerprint, configurations=configurations))
 
 
 def _empty_profile(soc: Soc, machine: str, source: LatencySource) -> Profile:

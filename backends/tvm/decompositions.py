@@ -14,10 +14,21 @@ from cospipe.backends.tvm.rewrite_rules import RULES, Rule
 from cospipe.backends.tvm.typed_converters import CONVERTERS
 from cospipe.ir.graph import tensor_of
 
+aten = torch.ops.aten
+
 _IMPORTED_WRONGLY = frozenset({"_upsample_bilinear2d_aa.default"})
 """Its result is another one, and there is no other way to it."""
-_PARTS_FAIL = frozenset({torch.ops.aten.im2col.default})
+_PARTS_FAIL = frozenset({aten.im2col.default})
 """The importer takes every part but fails at how they are used."""
+_POOLINGS_WITH_POSITIONS = frozenset(
+    {
+        aten.adaptive_max_pool2d.default,
+        aten.adaptive_max_pool3d.default,
+        aten.max_pool2d_with_indices.default,
+        aten.max_pool3d_with_indices.default,
+    }
+)
+"""Their maxima are right; what the importer makes of the positions is something else, and it says nothing."""
 
 
 @cache
@@ -37,6 +48,8 @@ def decomposition_table() -> dict[Any, Rule]:
 
 def is_importable(node: fx.Node) -> bool:
     """Tell whether TVM's importer takes the operation of a node, or everything it is decomposed into."""
+    if node.target in _POOLINGS_WITH_POSITIONS and any(reader.args[1] == 1 for reader in node.users):
+        return False
     if operation_name(node) in imported_operations() or node.target in RULES:
         return True
     if node.target not in decomposition_table():

@@ -11,8 +11,11 @@
  *   use_cores(list)  pins the calling thread and gives it a pool with one thread a core, "4 5 6 7"
  *   switches()       how often another program took a core away from this process
  *   read(file)       a small text file, empty when it cannot be read
+ *   library(name)    the file that a loaded library comes from, empty when there is none of that name
+ *   reference()      nanoseconds of a fixed piece of arithmetic on the core of the calling thread
  */
 #define _GNU_SOURCE
+#include <link.h>
 #include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -25,6 +28,7 @@
 
 enum { MOST_CALLS = 65536, NAMES_LENGTH = 4 << 20, MOST_CORES = 64, FILE_LENGTH = 1 << 16 };
 enum { ONE_CORE_A_THREAD = -2, NUMBER_LENGTH = 21 };
+enum { REFERENCE_STEPS = 1 << 20, REFERENCE_RUNS = 20 };
 
 static int64_t times_ns[MOST_CALLS];
 static int64_t calls, started_ns, switches_before;
@@ -167,6 +171,55 @@ TVM_FFI_DLL int __tvm_ffi_read(void* self, const TVMFFIAny* arguments, int32_t c
   int status = return_text(text, length, result);
   free(text);
   return status;
+}
+
+/* What is looked for among the loaded libraries, and the file that was found. */
+struct wanted {
+  const char* name;
+  char file[4096];
+};
+
+static int note_library(struct dl_phdr_info* library, size_t size, void* data) {
+  (void)size;
+  struct wanted* wanted = data;
+  const char* slash = strrchr(library->dlpi_name, '/');
+  if (slash == NULL || strcmp(slash + 1, wanted->name) != 0) return 0;
+  snprintf(wanted->file, sizeof(wanted->file), "%s", library->dlpi_name);
+  return 1;
+}
+
+TVM_FFI_DLL int __tvm_ffi_library(void* self, const TVMFFIAny* arguments, int32_t count, TVMFFIAny* result) {
+  (void)self, (void)count;
+  TVMFFIByteArray name = text_of(&arguments[0]);
+  char copy[256] = "";
+  if (name.size >= sizeof(copy)) return fail("the library's name is too long");
+  memcpy(copy, name.data, name.size);
+  struct wanted wanted = {copy, ""};
+  dl_iterate_phdr(note_library, &wanted);
+  return return_text(wanted.file, strlen(wanted.file), result);
+}
+
+/* Each step waits for the one before, so that what counts is the clock of the core and not the compiler. */
+static float arithmetic(void) {
+  volatile float start = 1.0f;
+  float value = start;
+  for (int step = 0; step < REFERENCE_STEPS; ++step) value = value * 0.999f + 0.001f;
+  return value;
+}
+
+/* Runs are shorter than a turn of the scheduler: the shortest was disturbed least. */
+TVM_FFI_DLL int __tvm_ffi_reference(void* self, const TVMFFIAny* arguments, int32_t count, TVMFFIAny* result) {
+  (void)self, (void)arguments, (void)count;
+  int64_t shortest_ns = INT64_MAX;
+  for (int run = 0; run < REFERENCE_RUNS; ++run) {
+    int64_t before_ns = now_ns();
+    volatile float value = arithmetic();
+    int64_t time_ns = now_ns() - before_ns;
+    (void)value;
+    if (time_ns < shortest_ns) shortest_ns = time_ns;
+  }
+  return_integer(shortest_ns, result);
+  return 0;
 }
 
 /* Calls a function of TVM by name. */

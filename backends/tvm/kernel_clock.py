@@ -47,6 +47,7 @@ class KernelClock:
         self._start, self._times, self._names, self._switches, self._read, self._use_cores = (
             module.get_function(name) for name in ("start", "times", "names", "switches", "read", "use_cores")
         )
+        self._library, self._reference = (module.get_function(name) for name in ("library", "reference"))
         module.get_function("register")()
 
     def start(self, notes_names: bool = False) -> None:
@@ -68,6 +69,14 @@ class KernelClock:
     def read(self, file: str) -> str:
         """Return a text file of the machine, empty when it cannot be read."""
         return str(self._read(file))
+
+    def library(self, name: str) -> str:
+        """Return the file that a loaded library comes from, ``libtvm_runtime.so``; empty when it is not loaded."""
+        return str(self._library(name))
+
+    def reference_us(self) -> float:
+        """Return what a fixed piece of arithmetic takes on the core that serves this session, in microseconds."""
+        return int(self._reference()) / 1e3
 
     def use_cores(self, cpu_ids: Sequence[int]) -> None:
         """Pin the thread that serves this session and give it a pool of one thread a core, before its first kernel.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,14 @@ from tvm.target import Target
 
 from cospipe.backends.tvm.elementary import use_vector_functions
 from cospipe.backends.tvm.generic_kernels import generic_nodes, note_generic_kernels
-from cospipe.backends.tvm.importer import import_stage
+from cospipe.backends.tvm.importer import ImportedStage, import_stage
 from cospipe.backends.tvm.kernel_calls import KernelCall, fuse_operators, kernel_calls, note_kernel_calls
 from cospipe.backends.tvm.kernel_descriptions import KernelDescription, describe_kernels, note_reductions
 from cospipe.backends.tvm.layout import LayoutRewriter
 from cospipe.backends.tvm.layout_rules import RULES
 from cospipe.backends.tvm.link import link_shared_library
 from cospipe.backends.tvm.op_patterns import correct_op_patterns
-from cospipe.backends.tvm.schedule import schedule_module
+from cospipe.backends.tvm.schedule import TunedKernels, schedule_module
 from cospipe.backends.tvm.tiling import Core
 from cospipe.backends.tvm.weight_preparation import lift_weight_preparation, weight_arguments
 from cospipe.ir.errors import CospipeError, LoweringError, first_line
@@ -58,8 +58,29 @@ class LoweredStage:
     calls: tuple[KernelCall, ...]
 
 
-def lowering_passes(target: Target, core: Core, allows_winograd: bool = True) -> list[TvmPass]:
-    """Return every Relax pass from the imported stage to what the virtual machine runs, in order."""
+def lowering_passes(
+    target: Target, core: Core, allows_winograd: bool = True, records: TunedKernels | None = None
+) -> list[TvmPass]:
+    """Return every Relax pass from the imported stage to what the virtual machine runs, in order.
+
+    ``records`` gives the kernels that tuning found to be faster than ours.
+    """
+    return [
+        *fusing_passes(core, allows_winograd),
+        # Phase 2: loops that use the vector registers and the cores
+        note_reductions,
+        _scheduling_pass(core, records),
+        _vector_functions_pass(core),
+        # Phase 3: what the virtual machine needs
+        *cpu_pipeline.library_dispatch_passes(target),
+        *cpu_pipeline.dataflow_lower_passes(target),
+        note_kernel_calls,
+        *cpu_pipeline.finalize_passes(target),
+    ]
+
+
+def fusing_passes(core: Core, allows_winograd: bool = True) -> list[TvmPass]:
+    """Return the passes behind which every kernel is there, but none has a schedule."""
     return [
         # Phase 1: few, large kernels
         relax.transform.CanonicalizeBindings(),
@@ -75,15 +96,6 @@ def lowering_passes(target: Target, core: Core, allows_winograd: bool = True) ->
         relax.transform.FuseTIR(),
         relax.transform.DeadCodeElimination(),
         relax.transform.RewriteDataflowReshape(),
-        # Phase 2: loops that use the vector registers and the cores
-        note_reductions,
-        _scheduling_pass(core),
-        _vector_functions_pass(core),
-        # Phase 3: what the virtual machine needs
-        *cpu_pipeline.library_dispatch_passes(target),
-        *cpu_pipeline.dataflow_lower_passes(target),
-        note_kernel_calls,
-        *cpu_pipeline.finalize_passes(target),
     ]
 
 
@@ -103,10 +115,10 @@ def _vector_functions_pass(core: Core) -> TvmPass:
     return replace
 
 
-def _scheduling_pass(core: Core) -> TvmPass:
+def _scheduling_pass(core: Core, records: TunedKernels | None) -> TvmPass:
     @tvm.transform.module_pass(opt_level=0, name="ScheduleKernels")  # type: ignore[untyped-decorator]
     def schedule(module: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
-        return schedule_module(module, core)
+        return schedule_module(module, core, records)
 
     return schedule
 
@@ -120,6 +132,7 @@ def lower_stage(
     *,
     allows_winograd: bool = True,
     shares_by_speed: bool = False,
+    records: TunedKernels | None = None,
 ) -> LoweredStage:
     """Compile one stage into a shared library.
 
@@ -140,6 +153,8 @@ def lower_stage(
     shares_by_speed : bool
         Whether the threads of a kernel take parts of it as they can instead of equal ones, once the library's function
         ``share_by_speed`` has been called.
+    records : callable, optional
+        Gives the kernels that tuning found to be faster than ours.
 
     Returns
     -------
@@ -153,21 +168,55 @@ def lower_stage(
     """
     try:
         imported = import_stage(stage, example_inputs)
+    except CospipeError:
+        raise
+    except Exception as error:
+        raise _not_compiled(library, error) from error
+    passes = lowering_passes(target, core, allows_winograd, records)
+    return lower_imported(imported, target, passes, library, shares_by_speed=shares_by_speed)
+
+
+def lower_imported(
+    imported: ImportedStage, target: Target, passes: Sequence[TvmPass], library: Path, *, shares_by_speed: bool = False
+) -> LoweredStage:
+    """Compile a stage that is Relax already into a shared library.
+
+    Parameters
+    ----------
+    imported : ImportedStage
+        The stage.
+    target : Target
+        The cores it will run on.
+    passes : sequence of Pass
+        From :func:`lowering_passes`.
+    library : Path
+        File to write.
+    shares_by_speed : bool
+        As in :func:`lower_stage`.
+
+    Raises
+    ------
+    LoweringError
+        When TVM or the linker fails.
+    """
+    try:
         with target:
-            module = tvm.transform.Sequential(lowering_passes(target, core, allows_winograd))(imported.module)
+            module = tvm.transform.Sequential(list(passes))(imported.module)
             executable = tvm.compile(module, target=target, relax_pipeline=tvm.transform.Sequential([]))
         linker = _linker(str(target.attrs["mtriple"]).split("-")[0], [_SHARE_BY_SPEED] if shares_by_speed else [])
         executable.export_library(str(library), fcompile=linker)
     except CospipeError:
         raise
     except Exception as error:
-        raise LoweringError(
-            f"TVM could not compile {library.stem} ({type(error).__name__}): {first_line(error)}."
-        ) from error
+        raise _not_compiled(library, error) from error
     arguments = weight_arguments(module, imported.weight_names)
     return LoweredStage(
         imported.weight_names, arguments, generic_nodes(module), describe_kernels(module), kernel_calls(module)
     )
+
+
+def _not_compiled(library: Path, error: Exception) -> LoweringError:
+    return LoweringError(f"TVM could not compile {library.stem} ({type(error).__name__}): {first_line(error)}.")
 
 
 def _linker(architecture: str, sources: list[str]) -> Callable[..., None]:

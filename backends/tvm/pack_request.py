@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -42,6 +43,8 @@ class PackRequest:
         Whether 3x3 convolutions may be computed by Winograd's method.
     runner : RunnerOptions, optional
         Puts the program and the libraries into the bundle that run it on a bare board.
+    tuning_records : Path, optional
+        Directory of records; their kernels are used where they are faster than ours.
     """
 
     pipeline: fx.GraphModule
@@ -54,6 +57,7 @@ class PackRequest:
     originals: Mapping[str, torch.Tensor]
     allows_winograd: bool = True
     runner: RunnerOptions | None = None
+    tuning_records: Path | None = None
 
 
 @dataclass(frozen=True)

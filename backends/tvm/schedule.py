@@ -54,7 +54,11 @@ _PARALLEL_FROM_OPERATIONS = 16384
 """Below this many iterations, waking the other cores costs more than they save."""
 
 
-def schedule_module(module: tvm.IRModule, core: Core) -> tvm.IRModule:
+TunedKernels = Callable[[tirx.PrimFunc], "tirx.PrimFunc | None"]
+"""Returns a kernel with loops that tuning found to be faster than ours, or None where it found none."""
+
+
+def schedule_module(module: tvm.IRModule, core: Core, tuned: TunedKernels | None = None) -> tvm.IRModule:
     """Schedule every kernel of a fused Relax module.
 
     Parameters
@@ -63,6 +67,8 @@ def schedule_module(module: tvm.IRModule, core: Core) -> tvm.IRModule:
         Relax functions and the PrimFuncs they call, after FuseTIR.
     core : Core
         The cores the module is compiled for.
+    tuned : callable, optional
+        Is asked for every kernel first.
 
     Returns
     -------
@@ -72,7 +78,7 @@ def schedule_module(module: tvm.IRModule, core: Core) -> tvm.IRModule:
     scheduled = tvm.IRModule(module.functions, attrs=module.attrs)
     for name, function in module.functions.items():
         if isinstance(function, tirx.PrimFunc):
-            scheduled[name] = schedule_kernel(function, core)
+            scheduled[name] = (tuned and tuned(function)) or schedule_kernel(function, core)
     return scheduled
 
 

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
-from threading import Thread
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import tvm
 from numpy.typing import NDArray
 from tvm import rpc
 
+from cospipe.backends.tvm.own_thread import in_own_thread
 from cospipe.ir.errors import RemoteError, first_line
 
 CONNECT_SECONDS = 20.0
 """A server that serves somebody else accepts the connection and says nothing."""
-
-Result = TypeVar("Result")
 
 
 class Session(ABC):
@@ -58,6 +55,8 @@ class RemoteSession(Session):
         Where the server listens.
     key : str
         The server's key.
+    timeout_s : float
+        Seconds after which the server ends the process; 0 for never.
 
     Raises
     ------
@@ -65,16 +64,16 @@ class RemoteSession(Session):
         When nothing listens there, the key is another, or the server does not answer.
     """
 
-    def __init__(self, host: str, port: int, key: str) -> None:
+    def __init__(self, host: str, port: int, key: str, timeout_s: float = 0.0) -> None:
         self.address = f"{host}:{port}"
-        self._session = _within(CONNECT_SECONDS, lambda: rpc.connect(host, port, key), self.address, key)
-        self.device = self._session.cpu()
+        self.rpc = _connected(host, port, key, timeout_s)
+        self.device = self.rpc.cpu()
 
     def load(self, library: Path) -> Any:
         """Copy a library to the board and return it as a module."""
         try:
-            self._session.upload(str(library))
-            return self._session.load_module(library.name)
+            self.rpc.upload(str(library))
+            return self.rpc.load_module(library.name)
         except Exception as error:
             raise RemoteError(
                 f"{self.address} could not load {library.name}: {first_line(error)}. Does its processor fit the SoC"
@@ -82,23 +81,15 @@ class RemoteSession(Session):
             ) from error
 
 
-def _within(seconds: float, connect: Callable[[], Result], address: str, key: str) -> Result:
-    """Return what a function returns that may wait for ever; its thread is left behind then."""
-    future: Future[Result] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(connect())
-        except Exception as error:
-            future.set_exception(error)
-
-    Thread(target=run, daemon=True, name="rpc-connect").start()
+def _connected(host: str, port: int, key: str, timeout_s: float) -> Any:
+    address = f"{host}:{port}"
     try:
-        return future.result(seconds)
+        connect = partial(rpc.connect, host, port, key, session_timeout=timeout_s)
+        return in_own_thread(connect, "rpc-connect", CONNECT_SECONDS)
     except TimeoutError as error:
         raise RemoteError(
-            f"{address} accepts connections but did not answer within {seconds:g} s; TVM's RPC server serves one"
-            " client at a time: end the other one, or start the server again."
+            f"{address} accepts connections but did not answer within {CONNECT_SECONDS:g} s; TVM's RPC server serves"
+            " one client at a time: end the other one, or start the server again."
         ) from error
     except Exception as error:
         raise RemoteError(_connection_problem(address, key, str(error))) from error

@@ -12,6 +12,7 @@ from cospipe.backends.bundle import sha256
 from cospipe.backends.tvm.lower import lower_stage
 from cospipe.backends.tvm.pack_request import PackRequest, StagePart, as_array, tensor_specs
 from cospipe.backends.tvm.replica_target import ReplicaTarget, replica_target
+from cospipe.backends.tvm.tuning.records import open_records
 from cospipe.ir.adapters import fold_nodes
 from cospipe.ir.annotations import LATENCY
 from cospipe.ir.graph import module_path
@@ -26,8 +27,8 @@ def build_stage(
 ) -> StageFiles:
     """Compile a stage once for each core type and number of threads among its replicas, and store its weights once."""
     targets = [replica_target(replica, request.soc, request.machine) for replica in planned.replicas]
-    keys = [(target.core_type, target.threads, target.shares_by_speed) for target in targets]
-    first = [keys.index(key) for key in dict.fromkeys(keys)]
+    replica_builds = builds_of_replicas(targets)
+    first = [replica_builds.index(build) for build in sorted(set(replica_builds))]
     compiled = [_compile(part, planned.replicas[i], targets[i], values, request, folder) for i in first]
     builds = [build for build, _ in compiled]
     weight_names = tuple(dict.fromkeys(name for _, names in compiled for name in names))
@@ -44,8 +45,15 @@ def build_stage(
         adapter_slots=tuple(_adapter_slots(part.module)),
         replaceable=tuple(_replaceable(parameters, weight_names, request.originals)),
         further_builds=tuple(builds[1:]),
-        replica_builds=tuple(list(dict.fromkeys(keys)).index(key) for key in keys),
+        replica_builds=replica_builds,
     )
+
+
+def builds_of_replicas(targets: Sequence[ReplicaTarget]) -> tuple[int, ...]:
+    """Return which build each replica of a stage runs; those on as many cores of the same type share one."""
+    keys = [(target.core_type, target.threads, target.shares_by_speed) for target in targets]
+    distinct = list(dict.fromkeys(keys))
+    return tuple(distinct.index(key) for key in keys)
 
 
 def _compile(
@@ -59,6 +67,7 @@ def _compile(
     """Return a build of a stage, and the names of the weights it takes."""
     example = tuple(torch.from_numpy(values[name].copy()) for name in part.inputs)
     built = folder / f"{part.name}.so"
+    records = open_records(request.tuning_records, target.target) if request.tuning_records else None
     lowered = lower_stage(
         part.module,
         example,
@@ -67,7 +76,10 @@ def _compile(
         built,
         allows_winograd=request.allows_winograd,
         shares_by_speed=target.shares_by_speed,
+        records=records,
     )
+    if records:
+        records.report()
     # The name holds the content: a process that has loaded an earlier library from this path would get that one again.
     library = f"{part.name}-{sha256(built)[:12]}.so"
     built.rename(folder / library)
@@ -77,7 +89,7 @@ def _compile(
         threads=target.threads,
         shares_by_speed=target.shares_by_speed,
         weight_arguments=lowered.weight_arguments,
-        generic_nodes=tuple(_generic_nodes(part.module, lowered.generic_nodes, replica)),
+        generic_nodes=tuple(n for n in described_nodes(part.module, replica) if n.name in lowered.generic_nodes),
     )
     return build, lowered.weight_names
 
@@ -98,13 +110,13 @@ def _replaceable(
             yield name
 
 
-def _generic_nodes(stage: fx.GraphModule, names: Sequence[str], replica: Replica) -> Iterator[GenericNode]:
+def described_nodes(stage: fx.GraphModule, replica: Replica) -> Iterator[GenericNode]:
+    """Yield every node of a stage as it is described where no kernel is there for it."""
     alone_us = {node: _alone_us(node, replica.cores[0]) for node in stage.graph.nodes}
     total_us = sum(alone_us.values())
     planned = replica.compute_us / total_us if total_us else 0.0  # beside other stages everything takes longer
     for node, time_us in alone_us.items():
-        if node.name in names:
-            yield GenericNode(name=node.name, module=module_path(node), predicted_us=time_us * planned)
+        yield GenericNode(name=node.name, module=module_path(node), predicted_us=time_us * planned)
 
 
 def _alone_us(node: fx.Node, configuration: CoreConfiguration) -> float:

@@ -97,8 +97,8 @@ def test_module_with_a_mistake(tmp_path, monkeypatch):
         load_model("has_mistake:make")
 
 
-def test_onnx_is_announced_for_later():
-    with pytest.raises(CospipeError, match=r"model.onnx: importing ONNX comes with a later release"):
+def test_onnx_has_no_module():
+    with pytest.raises(CospipeError, match=r"model.onnx: an ONNX file has no PyTorch module, which is needed here"):
         load_model("model.onnx")
 
 

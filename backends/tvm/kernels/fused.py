@@ -116,7 +116,12 @@ class FusedKernel:
 
     def emitted(self, emit: Callable[[], None]) -> tirx.PrimFunc:
         """Return the function with the loops that ``emit`` builds."""
-        return with_loops(self.function, emit, {_KERNEL: self.name, _OPTIONS: json.dumps(self.options)})
+        return with_loops(self.function, emit, self.attributes)
+
+    @property
+    def attributes(self) -> dict[str, str]:
+        """What :func:`emitted_kernel` reads from a function whose loops were made for this kernel."""
+        return {_KERNEL: self.name, _OPTIONS: json.dumps(self.options)}
 
 
 def with_loops(

@@ -88,3 +88,19 @@ def test_weights_are_inputs_by_name_and_nothing_is_baked_in():
     shapes = [tuple(int(extent) for extent in variable.ty.shape) for variable in main.params]
     stored = dict(model.named_parameters())
     assert shapes == [(1, 3, 8, 8), *(tuple(stored[name].shape) for name in imported.weight_names)]
+
+
+@pytest.mark.parametrize("reads_positions", [False, True])
+def test_positions_of_maxima_are_refused(reads_positions):
+    """TVM's importer makes something else of them."""
+
+    class Pooled(nn.Module):
+        def forward(self, image):
+            maxima, positions = nn.functional.max_pool2d(image, 2, return_indices=True)
+            return maxima + positions if reads_positions else maxima
+
+    captured = capture(Pooled(), (torch.randn(1, 2, 8, 8),))
+    if not reads_positions:
+        return check_supported(captured)
+    with pytest.raises(UnsupportedModelError, match=r"max_pool2d_with_indices\.default \(node max_pool2d"):
+        check_supported(captured)

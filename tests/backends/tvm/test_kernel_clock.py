@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -112,3 +113,13 @@ def test_cores_that_are_not_there(clock):
         return True
 
     assert in_a_thread(pinned)
+
+
+def test_the_reference_takes_as_long_as_its_chain_of_steps(clock):
+    # a million multiply-adds that wait for each other, three clock cycles each at least; no core reaches 7 GHz
+    assert clock.reference_us() > 2**20 * 3 / 7e3
+
+
+def test_the_file_of_a_loaded_library(clock):
+    assert Path(clock.library("libtvm_runtime.so")).samefile(Path(tvm.__file__).parent / "lib" / "libtvm_runtime.so")
+    assert clock.library("libtvm_nothing.so") == ""

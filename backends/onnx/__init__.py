@@ -1,0 +1,1 @@
+"""ONNX files in and out: a table from ONNX operations to ATen nodes, and stages as ONNX files."""

@@ -1,0 +1,5 @@
+"""``python -m cospipe.tvmc``."""
+
+from cospipe.tvmc.main import main
+
+main()
