@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 from soak_network import ADAPTERS, Array, SoakPipeline
 
-WARM_UP_S = 30.0
+WARM_UP_S = 10.0
 """What a life's memory is not looked at for, at its beginning."""
-LEAST_LIFE_S = 120.0
+LEAST_LIFE_S = 30.0
 """How long a life must be for its memory to count."""
 MOST_DRIFT = 0.02
 MOST_UNCHECKED = 200

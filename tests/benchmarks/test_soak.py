@@ -81,10 +81,10 @@ def life(seconds, growth):
 
 
 def test_growing_memory_is_drift_and_short_lives_do_not_count():
-    assert life(180, 0.0).drift() == 0
-    assert life(180, 0.1).drift() == pytest.approx(0.039, abs=0.005)
-    assert life(180, -0.1).drift() < -0.04
-    assert life(100, 0.1).drift() is None
+    assert life(120, 0.0).drift() == 0
+    assert life(120, 0.1).drift() == pytest.approx(0.044, abs=0.005)
+    assert life(120, -0.1).drift() < -0.04
+    assert life(20, 0.1).drift() is None
 
 
 @pytest.mark.slow
