@@ -56,7 +56,7 @@ class PipelineState : public std::enable_shared_from_this<PipelineState> {
     placements_ = place(manifest(), cpus);
     warnings_ = placement_warnings(manifest(), placements_, cpus);
     if (options_.strict && !warnings_.empty()) throw Error(several("With --strict this does not run here", warnings_));
-    loaded_with_ = overrides(options_.adapter);
+    made_with_ = overrides(options_.adapter);
     make_workers();
   }
 
@@ -92,8 +92,8 @@ class PipelineState : public std::enable_shared_from_this<PipelineState> {
   const PipelineOptions options_;
   std::vector<std::vector<Placement>> placements_;
   std::vector<std::string> warnings_;
-  std::vector<Overrides> loaded_with_;  // by stage
-  BaseFingerprints fingerprints_;       // of who swaps, or of the constructor
+  std::vector<Overrides> made_with_;  // what the newest generation was, by stage; of who swaps
+  BaseFingerprints fingerprints_;     // of who swaps, or of the constructor
 
   const Wiring wiring_;
 
@@ -180,7 +180,8 @@ void PipelineState::start() {
   lock.unlock();
   raise_failure();
   auto first = std::make_shared<Generation>();
-  for (const auto& build : builds_) first->push_back(build->weights);
+  // From here on only generations own weights: those that no frame meets any more go.
+  for (const auto& build : builds_) first->push_back(std::move(build->weights));
   generation_ = first;
 }
 
@@ -209,7 +210,7 @@ void PipelineState::stop() {
 void PipelineState::work(Worker& worker) {
   std::unique_ptr<StageExecutable> executable;
   try {
-    executable = load(worker, runtime_, *bundle_, loaded_with_[worker.stage]);
+    executable = load(worker, runtime_, *bundle_, made_with_[worker.stage]);
   } catch (const std::bad_alloc&) {
     fail(std::make_exception_ptr(Error(worker.name + " could not be started: there is no memory left.")));
   } catch (const std::exception& error) {
@@ -359,19 +360,22 @@ void PipelineState::hand_out(ResultSink& sink, const Job& job) {
 
 void PipelineState::swap_adapter(const std::string& adapter) {
   const std::lock_guard<std::mutex> swapping(swapping_);
-  auto made = std::make_shared<Generation>();
   if (weight_thread_ == nullptr) {
     weight_thread_ = std::make_unique<WeightThread>();
     weight_thread_->run([this] { runtime_->configure_thread_pool(available_cpus(), 1); });
   }
   weight_thread_->run([&] {
-    const std::vector<Overrides> wanted = overrides(adapter);
-    for (const auto& build : builds_)
-      made->push_back(
-          build->library->prepare_changed(build->weights, loaded_with_[build->stage], wanted[build->stage]));
+    const auto current = current_generation();
+    auto made = std::make_shared<Generation>();
+    std::vector<Overrides> wanted = overrides(adapter);
+    for (size_t i = 0; i < builds_.size(); ++i) {
+      const size_t stage = builds_[i]->stage;
+      made->push_back(builds_[i]->library->prepare_changed((*current)[i], made_with_[stage], wanted[stage]));
+    }
+    made_with_ = std::move(wanted);
+    const std::lock_guard<std::mutex> lock(mutex_);
+    generation_ = std::move(made);
   });
-  const std::lock_guard<std::mutex> lock(mutex_);
-  generation_ = made;
 }
 
 std::shared_ptr<const Generation> PipelineState::current_generation() const {

@@ -72,18 +72,18 @@ TvmObject StageLibrary::main_function() const {
 
 Weights StageLibrary::prepare(const Overrides& overrides) const { return prepare_changed(nullptr, {}, overrides); }
 
-Weights StageLibrary::prepare_changed(const Weights& loaded, const Overrides& loaded_with,
+Weights StageLibrary::prepare_changed(const Weights& current, const Overrides& made_with,
                                       const Overrides& overrides) const {
   // What the naive allocator takes for steps in between goes back to the system; a pool would keep it.
   const TvmObject preparing = machine(kNaiveAllocator);
   auto result = std::make_shared<std::vector<TvmObject>>();
   for (size_t i = 0; i < build_.weight_arguments.size(); ++i) {
     const WeightArgument& argument = build_.weight_arguments[i];
-    const bool is_new = loaded == nullptr || std::any_of(argument.weights.begin(), argument.weights.end(),
+    const bool is_new = current == nullptr || std::any_of(argument.weights.begin(), argument.weights.end(),
                                                          [&](const std::string& weight) {
-                                                           return has_changed(weight, loaded_with, overrides);
+                                                           return has_changed(weight, made_with, overrides);
                                                          });
-    result->push_back(is_new ? prepared(preparing, argument, overrides) : (*loaded)[i]);
+    result->push_back(is_new ? prepared(preparing, argument, overrides) : (*current)[i]);
   }
   return result;
 }
@@ -129,8 +129,7 @@ StageExecutable::StageExecutable(std::shared_ptr<const StageLibrary> library)
 std::vector<TvmObject> StageExecutable::call(const std::vector<TvmObject>& inputs, const Weights& weights) {
   arguments_.resize(inputs.size());
   for (size_t i = 0; i < inputs.size(); ++i) arguments_[i] = inputs[i].argument();
-  weights_ = weights;
-  for (const TvmObject& weight : *weights_) arguments_.push_back(weight.argument());
+  for (const TvmObject& weight : *weights) arguments_.push_back(weight.argument());
   const TvmRuntime& runtime = library_->runtime();
   std::vector<TvmObject> results = runtime.elements(runtime.call_for_object(main_, arguments_));
   const std::vector<TensorSpec>& outputs = library_->stage().outputs;

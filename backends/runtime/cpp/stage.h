@@ -26,8 +26,8 @@ class StageLibrary {
 
   // Prepares all weights, one after the other, so that few are in memory twice. Call it in a thread with a pool.
   Weights prepare(const Overrides& overrides) const;
-  // The same with other overrides than `loaded` was prepared with; what is made of unchanged values is shared.
-  Weights prepare_changed(const Weights& loaded, const Overrides& loaded_with, const Overrides& overrides) const;
+  // The same with other overrides than `current` was prepared with; what is made of unchanged values is shared.
+  Weights prepare_changed(const Weights& current, const Overrides& made_with, const Overrides& overrides) const;
   // A `main` for the calling thread alone. Throws Error when it takes other tensors than the manifest says.
   TvmObject main_function() const;
 
@@ -58,7 +58,6 @@ class StageExecutable {
  private:
   std::shared_ptr<const StageLibrary> library_;
   TvmObject main_;
-  Weights weights_;  // those that `arguments_` ends with
   std::vector<TVMFFIAny> arguments_;
 };
 
