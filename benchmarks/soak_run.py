@@ -167,6 +167,8 @@ class Soak:
     def _start(self) -> None:
         command = [str(self._pipeline.bundle.folder / "cospipe-run"), "--spool", str(self._spool), "--follow", "--json"]
         command += ["--results", str(self._results), "--adapter", str(self._adapter)]
+        # It begins with as many frames as may wait: it takes most memory when it is full, which else comes at any time.
+        self._wait(lambda: self._waiting_frames() >= MOST_UNCHECKED, "frames")
         first = self._first_without_result()
         self.lives.append(Life(first, time.monotonic(), [self._current]))
         self._is_starting = True
@@ -219,6 +221,9 @@ class Soak:
     def _close_life(self, ended_by: str) -> None:
         self._life.ended_by, self._life.ended_s = ended_by, time.monotonic()
         self._life.frames = self._first_without_result() - self._life.first_frame
+
+    def _waiting_frames(self) -> int:
+        return self.produced - self._first_without_result()
 
     def _first_without_result(self) -> int:
         """Return the number of the next frame to do; those before must all be done."""
