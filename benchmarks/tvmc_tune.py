@@ -9,7 +9,7 @@ was faster inside the network. All four run by turns in one process on the same 
 * ``median_ms``, ``min_ms``: milliseconds of a run of batch 1 in FP32, over the rounds;
 * ``relative_error``: largest difference from eager PyTorch divided by the largest magnitude.
 
-With 200 trials a network takes about half an hour on a quiet machine.
+With 200 trials a network took 15 to 25 minutes on two cores that were not idle.
 """
 
 from __future__ import annotations
