@@ -325,6 +325,27 @@ def test_hanging_up_reads_the_adapter_again(any_runner, tmp_path):
     assert set(used) == {0, 1, 2}
 
 
+def test_weights_of_replaced_adapters_are_not_kept(any_runner, tmp_path):
+    counts = tmp_path / "counts"
+    marks, swaps = [5, 15, 25, 35], {10: "b", 20: "a", 30: "b"}
+    lines = [tuple(f"when call {mark} live_objects {counts}" for mark in marks), ()]
+    pipeline = chain(2, adapted=True, lines=lines)
+    for seed, name in enumerate("ab"):
+        adapter_for(pipeline, seed, tmp_path / name)
+    options = ["--adapter", tmp_path / "a", *(f"--swap-adapter={at}={tmp_path / name}" for at, name in swaps.items())]
+    size = len(pipeline.raw_results(1))
+    sent = pipeline.raw(40)
+    each = len(sent) // 40
+    with any_runner.started(pipeline.write(tmp_path / "bundle"), *STREAM, *options) as started:
+        for number in range(40):  # one frame is inside at a time
+            started.feed(sent[number * each : (number + 1) * each])
+            started.read(size)
+        assert started.ended().status == 0
+    objects = [int(line) for line in counts.read_text().split()]
+    assert len(objects) == len(marks)
+    assert len(set(objects)) == 1, objects
+
+
 def _which(pipeline, adapters, number, result):
     """Return the position of the adapter that a frame met; exactly one fits."""
     frame = pipeline.frame(number + 1)
