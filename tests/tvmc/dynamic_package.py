@@ -71,7 +71,7 @@ def write_dynamic_package(output, inputs=1):
             weights="weights.safetensors",
             inputs=tensors,
             outputs=(PackagedTensor(name="result", shape=(-1, 4), dtype="float32"),),
-            weight_names=(),
+            stored_weights=(),
             weight_arguments=(),
             files=files,
         )

@@ -28,7 +28,8 @@ def write_library_package(network, inputs, input_names, output, **changes):
         target, core = core_target(cluster, CORES, soc.architecture), kernel_core(cluster, CORES, soc.architecture)
         lowered = lower_stage(graph_module, inputs, target, core, folder / "lib.so")
         parameters = dict(graph_module.named_parameters(remove_duplicate=False))
-        write_tensors(folder / "weights.safetensors", {n: as_array(parameters[n]) for n in lowered.weight_names})
+        weights = {name: as_array(parameters[name]) for name in lowered.weight_names}
+        write_tensors(folder / "weights.safetensors", weights)
         kinds = {kernel.name: kernel.kind for kernel in lowered.kernels}
         fields = {
             "format": "cospipe-tvmc",
@@ -46,7 +47,7 @@ def write_library_package(network, inputs, input_names, output, **changes):
             "weights": "weights.safetensors",
             "inputs": tuple(_packaged(name, value) for name, value in zip(input_names, inputs, strict=True)),
             "outputs": tuple(_packaged(f"result{i}", value) for i, value in enumerate(expected)),
-            "weight_names": lowered.weight_names,
+            "stored_weights": [{"name": n, "shape": w.shape, "dtype": str(w.dtype)} for n, w in weights.items()],
             "weight_arguments": lowered.weight_arguments,
             "kernels": tuple(PackagedKernel(name=c.kernel, kind=kinds[c.kernel], nodes=c.nodes) for c in lowered.calls),
         }

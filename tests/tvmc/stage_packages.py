@@ -28,7 +28,8 @@ def write_stage_package(part, stage, wanted, output, target=None, **changes):
             part.module, inputs, chosen.target, chosen.core, folder / "lib.so", shares_by_speed=chosen.shares_by_speed
         )
         parameters = dict(part.module.named_parameters(remove_duplicate=False))
-        write_tensors(folder / "weights.safetensors", {n: as_array(parameters[n]) for n in lowered.weight_names})
+        weights = {name: as_array(parameters[name]) for name in lowered.weight_names}
+        write_tensors(folder / "weights.safetensors", weights)
         fields = {
             "format": "cospipe-tvmc",
             "version": 1,
@@ -47,7 +48,7 @@ def write_stage_package(part, stage, wanted, output, target=None, **changes):
             "weights": "weights.safetensors",
             "inputs": tuple(PackagedTensor(**dict(spec)) for spec in stage.inputs),
             "outputs": tuple(PackagedTensor(**dict(spec)) for spec in stage.outputs),
-            "weight_names": lowered.weight_names,
+            "stored_weights": [{"name": n, "shape": w.shape, "dtype": str(w.dtype)} for n, w in weights.items()],
             "weight_arguments": lowered.weight_arguments,
             # of an imported ONNX file, the module of a node is called as the node of the file
             "generic_nodes": tuple(PackagedNode(name="node", module=f"x.{name}") for name in lowered.generic_nodes),

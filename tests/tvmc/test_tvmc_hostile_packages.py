@@ -217,7 +217,7 @@ def test_metadata_that_cannot_be_read(content, text, sentence, tmp_path, failure
         ({"inputs": [{"name": "x", "shape": [-2], "dtype": "float32"}]}, "shape.0: "),
         ({"inputs": [{"name": "x", "shape": [2, 8], "dtype": "object"}]}, "dtype: "),
         ({"inputs": [{"name": "x", "shape": [2, 8], "dtype": "float32"}] * 2}, "two inputs have the name x"),
-        ({"weight_names": []}, "which is none of its weights"),
+        ({"stored_weights": []}, "which is none of its weights"),
         ({"unknown": 1}, "unknown: "),
     ],
 )

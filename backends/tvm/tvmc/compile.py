@@ -185,7 +185,7 @@ def _with_generic_kernels(name: str, model: RelaxModel, target: ReplicaTarget, o
             module = tvm.transform.Sequential(_conversions(options))(model.module)
             lowered = relax.get_default_pipeline(target.target)(module)
             executable = tvm.compile(lowered, target=target.target, relax_pipeline=tvm.transform.Sequential([]))
-        arguments = tuple(_as_stored(model, weight) for weight in model.weight_names)
+        arguments = tuple(WeightArgument(tensor=w, function=None, weights=(w.name,)) for w in _stored(model))
         return _Compiled(model, lowered, executable, "tvm", arguments)
 
     compiled: _Compiled = _guarded(name, build)
@@ -201,10 +201,9 @@ def _conversions(options: CompileOptions) -> list[Any]:
     return passes
 
 
-def _as_stored(model: RelaxModel, name: str) -> WeightArgument:
-    value = model.weights[name]
-    tensor = TensorSpec(name=name, shape=value.shape, dtype=str(value.dtype))  # type: ignore[arg-type]
-    return WeightArgument(tensor=tensor, function=None, weights=(name,))
+def _stored(model: RelaxModel) -> tuple[TensorSpec, ...]:
+    weights = ((name, model.weights[name]) for name in model.weight_names)
+    return tuple(TensorSpec(name=name, shape=value.shape, dtype=str(value.dtype)) for name, value in weights)  # type: ignore[arg-type]
 
 
 def _guarded(name: str, work: Callable[[], Any]) -> Any:
@@ -244,7 +243,7 @@ def _metadata(
         weights=WEIGHTS,
         inputs=compiled.model.inputs,
         outputs=compiled.model.outputs,
-        weight_names=compiled.model.weight_names,
+        stored_weights=_stored(compiled.model),
         weight_arguments=compiled.arguments,
         generic_nodes=compiled.model.nodes(generic_nodes(compiled.lowered)) if is_own else (),
         kernels=_kernels(compiled.lowered) if is_own else (),

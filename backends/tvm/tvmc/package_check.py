@@ -44,10 +44,8 @@ def _problem(file: Path, record: FileRecord) -> str | None:
 
 def _weight_problems(folder: Path, metadata: PackageMetadata) -> Iterator[str]:
     """Yield the weights that are missing, or have another shape than the library takes."""
-    stored = read_entries(folder / metadata.weights)
-    missing = sorted(set(metadata.weight_names) - stored.keys())
-    yield from (f"{metadata.weights} does not hold {name}" for name in missing)
-    for argument in metadata.weight_arguments:
-        entry = stored.get(argument.tensor.name) if argument.function is None else None
-        if entry and (entry.shape, entry.dtype) != (argument.tensor.shape, argument.tensor.dtype):
-            yield f"{metadata.weights} does not hold {argument.tensor}"
+    stored = {(name, e.shape, e.dtype) for name, e in read_entries(folder / metadata.weights).items()}
+    taken_as_stored = [argument.tensor for argument in metadata.weight_arguments if argument.function is None]
+    for weight in dict.fromkeys([*metadata.stored_weights, *taken_as_stored]):
+        if (weight.name, weight.shape, weight.dtype) not in stored:
+            yield f"{metadata.weights} does not hold {weight}"

@@ -90,10 +90,11 @@ class PackagedNode(_Part):
 class PackageMetadata(_Part):
     """Everything that running a package needs to know.
 
-    Its ``main`` takes the inputs, then ``weight_arguments``: each is a stored weight, or what a function of the library
-    prepares from some, once, when it is loaded. ``threads`` is the number of cores that the library is made for.
-    ``imported_by`` tells whose front end read the network, ``kernels_by`` whose kernels it has: ours, or those of TVM's
-    generic pipeline, which are slow. ``generic_nodes`` are the nodes without a kernel of their own, slow as well.
+    Its ``main`` takes the inputs, then ``weight_arguments``: each is one of the ``stored_weights``, or what a function
+    of the library prepares from some, once, when it is loaded. ``threads`` is the number of cores that the library is
+    made for. ``imported_by`` tells whose front end read the network, ``kernels_by`` whose kernels it has: ours, or
+    those of TVM's generic pipeline, which are slow. ``generic_nodes`` are the nodes without a kernel of their own, slow
+    as well.
     """
 
     format: Literal["cospipe-tvmc"]
@@ -115,7 +116,7 @@ class PackageMetadata(_Part):
     weights: PackagedFile
     inputs: tuple[PackagedTensor, ...]
     outputs: tuple[PackagedTensor, ...]
-    weight_names: tuple[str, ...]
+    stored_weights: tuple[TensorSpec, ...]
     weight_arguments: tuple[WeightArgument, ...]
     generic_nodes: tuple[PackagedNode, ...] = ()
     kernels: tuple[PackagedKernel, ...] = ()
@@ -125,6 +126,11 @@ class PackageMetadata(_Part):
     def is_dynamic(self) -> bool:
         """Whether some size of an input or output is known only when the network runs."""
         return any(tensor.is_dynamic for tensor in (*self.inputs, *self.outputs))
+
+    @property
+    def weight_names(self) -> tuple[str, ...]:
+        """Names of the stored weights."""
+        return tuple(weight.name for weight in self.stored_weights)
 
     @model_validator(mode="after")
     def _complete(self) -> PackageMetadata:
