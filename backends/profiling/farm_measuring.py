@@ -19,7 +19,7 @@ from cospipe.backends.profiling.networks import PreparedNetwork
 from cospipe.backends.tvm.farm.farm import Farm, Report
 from cospipe.backends.tvm.farm.job import Done
 from cospipe.backends.tvm.farm.requirement import soc_requirement
-from cospipe.backends.tvm.farm.tracker import Tracker, parse_tracker
+from cospipe.backends.tvm.farm.tracker import Tracker, parse_address
 from cospipe.ir.errors import RemoteError, UsageError, several
 from cospipe.ir.plan import CoreConfiguration
 from cospipe.ir.profile import ConfigurationProfile
@@ -39,7 +39,7 @@ def farm_of(soc: Soc, configurations: Sequence[CoreConfiguration], address: str,
     RemoteError
         When there is no tracker, or it knows no board of this key.
     """
-    host, port = parse_tracker(address)
+    host, port = parse_address(address)
     if not key:
         raise UsageError("A tracker hands out boards by key; name that of your boards with --key.")
     requirement = soc_requirement(soc, configurations)

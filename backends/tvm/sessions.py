@@ -89,7 +89,8 @@ def _connected(host: str, port: int, key: str, timeout_s: float) -> Any:
     except TimeoutError as error:
         raise RemoteError(
             f"{address} accepts connections but did not answer within {CONNECT_SECONDS:g} s; TVM's RPC server serves"
-            " one client at a time: end the other one, or start the server again."
+            " one client at a time: end the other one, or start the server again. If this is a tracker, name the"
+            " key of its boards."
         ) from error
     except Exception as error:
         raise RemoteError(_connection_problem(address, key, str(error))) from error
@@ -97,9 +98,12 @@ def _connected(host: str, port: int, key: str, timeout_s: float) -> Any:
 
 def _connection_problem(address: str, key: str, message: str) -> str:
     if "matches key" in message:
-        return f"The RPC server at {address} has another key than {key!r}; give the one it was started with by --key."
+        return (
+            f"The RPC server at {address} has another key than {key!r}; give the one it was started with. One that"
+            " belongs to a tracker is reached through it only."
+        )
     if "obtain address" in message:
-        return f"There is no host {address.rpartition(':')[0]!r}; check the name that --rpc was given."
+        return f"There is no host {address.rpartition(':')[0]!r}; check the board's name."
     if "Connect to" in message:
         return (
             f"Nothing answers at {address}; start a server on the board:"
@@ -107,4 +111,5 @@ def _connection_problem(address: str, key: str, message: str) -> str:
         )
     return (
         f"{address} is no RPC server of this TVM: {message.strip().splitlines()[0] if message.strip() else 'no word'}."
+        " If it is a tracker, name the key of its boards."
     )

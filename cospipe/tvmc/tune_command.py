@@ -224,10 +224,10 @@ def _boards(address: str | None, key: str | None, target: ReplicaTarget, options
     from cospipe.backends.tvm.farm.farm import Farm
     from cospipe.backends.tvm.farm.requirement import target_requirement
     from cospipe.backends.tvm.farm.runner import FarmRunner, RunnerOptions
-    from cospipe.backends.tvm.farm.tracker import Tracker, parse_tracker
+    from cospipe.backends.tvm.farm.tracker import Tracker, parse_address
     from cospipe.backends.tvm.tuning.boards import AnyBoard
 
-    tracker = Tracker(*parse_tracker(address, _DEFAULT_PORT), key or "")
+    tracker = Tracker(*parse_address(address, _DEFAULT_PORT), key or "")
     requirement = target_requirement(target.target, target.threads)
     modules = [FarmRunner.__module__]  # imported beforehand, not in the time of the first candidates
     with Farm(tracker, requirement, _warn_of_board, modules=modules) as farm:

@@ -182,7 +182,7 @@ def test_outputs_that_cannot_be_written(package, tmp_path, capsys):
         (["--print-time", "--repeat", "0"], "--repeat must be at least 1, not 0"),
         (["--number", "-3"], "--number must be at least 1, not -3"),
         (["--rpc-key", "pi"], "--rpc-key is the key of a board at a tracker"),
-        (["--rpc-tracker", "host:x"], "--rpc-tracker takes HOST or HOST:PORT"),
+        (["--rpc-tracker", "host:x"], "'host:x' is no address; write HOST or HOST:PORT"),
     ],
 )
 def test_options_without_sense_are_refused(package, arguments, sentence, capsys):

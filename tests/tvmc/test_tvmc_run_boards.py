@@ -8,7 +8,8 @@ import pytest
 from board_processes import board_processes
 from library_packages import with_metadata, write_library_package
 
-from cospipe.backends.tvm.tvmc import boards
+from cospipe.backends.tvm import sessions
+from cospipe.backends.tvm.farm import tracker
 from cospipe.backends.tvm.tvmc.package import open_package
 from cospipe.tvmc.main import _main
 
@@ -90,7 +91,7 @@ def test_keys_that_no_board_has(package, ports, capsys):
 
 
 def test_a_tracker_that_is_taken_for_a_board_and_the_other_way_round(package, ports, capsys):
-    assert "if it is a tracker, give" in failure(capsys, package, "--rpc-tracker", f"127.0.0.1:{ports[0]}")
+    assert "If it is a tracker, name" in failure(capsys, package, "--rpc-tracker", f"127.0.0.1:{ports[0]}")
     told = failure(capsys, package, "--rpc-tracker", f"127.0.0.1:{ports[1]}", "--rpc-key", KEY)
     assert f"127.0.0.1:{ports[1]} is no RPC tracker of TVM" in told
 
@@ -106,7 +107,8 @@ def test_nobody_listens(package, key, capsys):
 
 @pytest.mark.parametrize("key", [[], ["--rpc-key", KEY]])
 def test_somebody_listens_and_says_nothing(package, key, monkeypatch, capsys):
-    monkeypatch.setattr(boards, "_ANSWER_S", 0.2)
+    monkeypatch.setattr(tracker, "_ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr(sessions, "CONNECT_SECONDS", 0.2)
     with listener() as port:
         told = failure(capsys, package, "--rpc-tracker", f"127.0.0.1:{port}", *key)
     assert "did not answer within 0.2 s" in told

@@ -154,7 +154,7 @@ def test_addresses(text, host, port):
 
 @pytest.mark.parametrize("text", ["", ":9190", "pi:", "pi:port", "pi:0", "pi:65536", "pi:-1"])
 def test_addresses_that_are_none(text):
-    with pytest.raises(UsageError, match="--rpc-tracker takes"):
+    with pytest.raises(UsageError, match="write HOST or HOST:PORT"):
         parse_board(text, None)
 
 

@@ -1,18 +1,14 @@
 #include "tensor_file.h"
 
-#include <fcntl.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <vector>
 
 #include "errors.h"
-#include "file_descriptor.h"
 #include "json.h"
+#include "mapped_file.h"
 
 namespace cospipe {
 
@@ -108,21 +104,6 @@ void check_overlaps(const std::map<std::string, TensorEntry>& entries, Mistakes&
 }
 
 std::string_view text_of(const Data& data) { return {static_cast<const char*>(data.begin), data.bytes}; }
-
-Data map_file(const std::string& path) {
-  const FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-  struct stat status {};
-  if (!file.is_open() || ::fstat(file.get(), &status) != 0) {
-    throw Error(path + " cannot be read: " + std::strerror(errno) + ".");
-  }
-  if (!S_ISREG(status.st_mode)) throw Error(path + " is not a file.");
-  if (status.st_size == 0) throw Error(path + " is not a safetensors file: it is empty.");
-  const auto bytes = static_cast<uint64_t>(status.st_size);
-  void* memory = ::mmap(nullptr, bytes, PROT_READ, MAP_PRIVATE, file.get(), 0);
-  if (memory == MAP_FAILED) throw Error(path + " cannot be mapped: " + std::strerror(errno) + ".");
-  const auto unmap = [bytes](const void* mapping) { ::munmap(const_cast<void*>(mapping), bytes); };
-  return {std::shared_ptr<const void>(memory, unmap), memory, bytes};
-}
 
 }  // namespace
 

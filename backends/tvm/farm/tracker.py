@@ -1,4 +1,4 @@
-"""A client of TVM's tracker that learns which board it was given."""
+"""A client of TVM's tracker that learns which board it was given, and where trackers and boards are found."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from tvm.rpc import base
 from cospipe.ir.errors import RemoteError, UsageError, first_line
 
 DEFAULT_PORT = 9190
+_SERVER = "server:"
 _ANSWER_SECONDS = 10.0
+_LAST_PORT = 65535
 
 
 @dataclass(frozen=True)
@@ -30,18 +32,24 @@ class Offer:
         return f"{self.host}:{self.port}"
 
 
-def parse_tracker(text: str, default_port: int = DEFAULT_PORT) -> tuple[str, int]:
-    """Read ``HOST`` or ``HOST:PORT``; a numeric IPv6 address stands in brackets when a port follows.
+def parse_address(text: str, default_port: int = DEFAULT_PORT) -> tuple[str, int]:
+    """Read where a tracker or a board listens: ``HOST`` or ``HOST:PORT``; IPv6 addresses stand in brackets, ``[::1]``.
 
     Raises
     ------
     UsageError
-        When it is neither.
+        When there is no host, or the port is no number from 1 to 65535.
     """
-    host, colon, port = text.rpartition(":") if ":" in text else (text, "", "")
-    if not host or (colon and not (port.isdecimal() and 0 < int(port) < 65536)):
-        raise UsageError(f"{text!r} is no address of a tracker; write HOST or HOST:PORT, for example farm:9190.")
-    return host.strip("[]"), int(port) if colon else default_port
+    bare = text.strip().removeprefix("//")
+    host, colon, port = bare.rpartition(":")
+    if not colon or bare.endswith("]"):
+        host, port = bare, str(default_port)
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or not port.isdecimal() or not 0 < int(port) <= _LAST_PORT:
+        raise UsageError(
+            f"{text!r} is no address; write HOST or HOST:PORT with a port from 1 to {_LAST_PORT}, as in farm:9190."
+        )
+    return host, int(port)
 
 
 class Tracker:
@@ -72,10 +80,18 @@ class Tracker:
         RemoteError
             When no tracker answers.
         """
-        with self._connect() as connection:
-            status = self._ask(connection, [base.TrackerCode.SUMMARY])
-        wanted = f"server:{self.key}"
-        return frozenset(f"{s['addr'][0]}:{s['addr'][1]}" for s in status["server_info"] if s["key"] == wanted)
+        servers = (server for server in self._servers() if server["key"] == f"{_SERVER}{self.key}")
+        return frozenset(f"{server['addr'][0]}:{server['addr'][1]}" for server in servers)
+
+    def keys(self) -> list[str]:
+        """Return the keys of all boards, sorted.
+
+        Raises
+        ------
+        RemoteError
+            When no tracker answers.
+        """
+        return sorted({server["key"].removeprefix(_SERVER) for server in self._servers()})
 
     def wait_for_offer(self, seconds: float) -> Offer | None:
         """Return a free board; None when none became free in this time, then the next call waits on.
@@ -102,28 +118,37 @@ class Tracker:
             self._request.close()
             self._request = None
 
+    def _servers(self) -> list[dict[str, Any]]:
+        with self._connect() as connection:
+            self._send(connection, [base.TrackerCode.SUMMARY])
+            servers: list[dict[str, Any]] = self._receive(connection)["server_info"]
+        return servers
+
     def _connect(self) -> socket.socket:
         try:
             connection = socket.create_connection((self._host, self._port), _ANSWER_SECONDS)
+        except socket.gaierror as error:
+            raise RemoteError(f"There is no host {self._host!r}; check the tracker's name.") from error
         except OSError as error:
             raise RemoteError(
-                f"No tracker answers at {self.address} ({first_line(error)}); start one:"
+                f"Nothing answers at {self.address} ({first_line(error)}); start a tracker there:"
                 f" python -m tvm.exec.rpc_tracker --host 0.0.0.0 --port {self._port}"
             ) from error
+        try:
+            self._greet(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _greet(self, connection: socket.socket) -> None:
         try:
             connection.sendall(struct.pack("<i", base.RPC_TRACKER_MAGIC))
             (magic,) = struct.unpack("<i", base.recvall(connection, 4))
         except OSError as error:
-            connection.close()
             raise self._is_no_tracker(error) from error
         if magic != base.RPC_TRACKER_MAGIC:
-            connection.close()
-            raise RemoteError(f"What listens at {self.address} is no tracker of TVM; is that an RPC server's port?")
-        return connection
-
-    def _ask(self, connection: socket.socket, message: list[Any]) -> Any:
-        self._send(connection, message)
-        return self._receive(connection)
+            raise self._is_no_tracker(ValueError("it greets otherwise"))
 
     def _send(self, connection: socket.socket, message: list[Any]) -> None:
         try:
@@ -141,6 +166,9 @@ class Tracker:
         return answer
 
     def _is_no_tracker(self, error: Exception) -> RemoteError:
+        if isinstance(error, TimeoutError):
+            return RemoteError(f"The tracker at {self.address} did not answer within {_ANSWER_SECONDS:g} s.")
         return RemoteError(
-            f"The tracker at {self.address} does not answer as one ({first_line(error)}); start it again."
+            f"What listens at {self.address} is no RPC tracker of TVM ({first_line(error)}); start one, or give the"
+            " port of one. An RPC server is none."
         )

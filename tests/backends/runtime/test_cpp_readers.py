@@ -694,7 +694,7 @@ def test_other_files_are_no_safetensors(tmp_path, content):
 
 
 def test_what_is_no_file_is_refused(tmp_path):
-    assert "cannot be read" in str(refused("tensors", tmp_path / "nowhere"))
+    assert "there is no such file" in str(refused("tensors", tmp_path / "nowhere"))
     assert "is not a file" in str(refused("tensors", tmp_path))
 
 
