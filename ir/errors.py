@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from subprocess import CompletedProcess
 
 
 class CospipeError(Exception):
@@ -90,3 +92,13 @@ def first_line(error: BaseException) -> str:
     """Return the first line of another library's error, without its full stop, or the error's type when it is empty."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+def said_by(finished: CompletedProcess[str]) -> str:
+    """Return what a program that failed said on standard error, or how it ended when it said nothing."""
+    if words := finished.stderr.strip():
+        return words
+    if finished.returncode >= 0:
+        return f"it ended with status {finished.returncode} and said nothing"
+    name = signal.Signals(-finished.returncode).name
+    return f"{name} ended it and it said nothing; is the disk full, or memory short?"

@@ -16,7 +16,7 @@ import cospipe.backends.runtime
 from cospipe.backends.board.cache import kept
 from cospipe.backends.board.options import RunnerOptions
 from cospipe.backends.tvm.link import zig, zig_target
-from cospipe.ir.errors import BoardError, UsageError
+from cospipe.ir.errors import BoardError, UsageError, said_by
 
 PROGRAM = "cospipe-run"
 SOURCES = Path(cospipe.backends.runtime.__file__).parent / "cpp"
@@ -124,4 +124,4 @@ def _call(command: list[str], options: RunnerOptions) -> None:
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     if finished.returncode != 0:
         compiler = options.cross_compiler or "zig"
-        raise BoardError(f"{PROGRAM} could not be built with {compiler}: {finished.stderr.strip()}")
+        raise BoardError(f"{PROGRAM} could not be built with {compiler}: {said_by(finished)}")

@@ -21,7 +21,7 @@ from cospipe.backends.runtime.compare import relative_error
 from cospipe.backends.runtime.results import write_npz
 from cospipe.backends.verify import Check
 from cospipe.ir.adapter_file import StoredAdapter, write_adapter
-from cospipe.ir.errors import EmulatorError
+from cospipe.ir.errors import EmulatorError, said_by
 from cospipe.ir.tensor_file import Array, write_tensors
 
 _FRAMES_A_REPLICA = 2
@@ -54,7 +54,7 @@ class EmulatedBoard:
         # --verify ends with 1 when numbers differ, and says which
         if isinstance(said, dict) and (finished.returncode == 0 or "checks" in said):
             return said
-        reason = finished.stderr.strip() or f"it ended with status {finished.returncode}"
+        reason = said_by(finished)
         raise EmulatorError(f"{self.program.name} failed under qemu-aarch64: {reason}")
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cospipe.ir.errors import EmulatorError, UsageError, nearest
+from cospipe.ir.errors import EmulatorError, UsageError, nearest, said_by
 
 SOURCE = Path(__file__).with_name("instruction_counter.c")
 
@@ -154,7 +154,7 @@ def build_plugin(folder: Path, qemu: str) -> Path:
         options = ["-shared", "-fPIC", "-fvisibility=hidden", "-O2", f"-DPLUGIN_API={api}", "-o", str(new)]
         finished = subprocess.run([*_c_compiler(), *options, str(SOURCE)], capture_output=True, text=True, check=False)
         if finished.returncode != 0:
-            raise EmulatorError(f"{SOURCE.name} could not be compiled: {finished.stderr.strip()}")
+            raise EmulatorError(f"{SOURCE.name} could not be compiled: {said_by(finished)}")
         new.replace(plugin)
     return plugin
 

@@ -17,7 +17,7 @@ from cospipe.backends.board.runtime_libraries import runtime_libraries
 from cospipe.backends.board.sysroot import find_library
 from cospipe.backends.bundle import sha256
 from cospipe.backends.tvm.link import zig_compile
-from cospipe.ir.errors import BoardError, EmulatorError, several
+from cospipe.ir.errors import BoardError, EmulatorError, said_by, several
 from cospipe.ir.manifest import StageFiles, TensorSpec, WeightArgument
 from cospipe.ir.tensor_file import Array, TensorEntry, read_entries, write_tensors
 
@@ -113,7 +113,7 @@ class Emulator:
         command += [str(self.runtime / "libtvm_runtime.so"), str(library), "arguments", "results", str(threads)]
         finished = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         if finished.returncode != 0:
-            reason = finished.stderr.strip() or f"it ended with status {finished.returncode}"
+            reason = said_by(finished)
             raise EmulatorError(f"{stage} failed under qemu-aarch64: {reason}")
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cospipe.ir.errors import LoweringError
+from cospipe.ir.errors import LoweringError, said_by
 
 GLIBC_FLOOR = "2.28"
 """Oldest C library the result runs with; the TVM wheels need the same."""
@@ -43,7 +43,7 @@ def zig_compile(arguments: Sequence[str], output: Path, architecture: str) -> No
     command = zig("cc", "-target", zig_target(architecture), "-O2", "-o", str(output), *arguments)
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     if finished.returncode != 0:
-        raise LoweringError(f"{output.name} could not be linked for {architecture}: {finished.stderr.strip()}")
+        raise LoweringError(f"{output.name} could not be linked for {architecture}: {said_by(finished)}")
 
 
 def link_shared_library(objects: Sequence[str], output: Path, architecture: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cospipe.backends.tvm.link import link_shared_library
-from cospipe.ir.errors import LoweringError, UsageError
+from cospipe.ir.errors import LoweringError, UsageError, said_by
 
 Linker = Callable[..., None]
 """As TVM's ``export_library`` calls it: with the file to write and the object files."""
@@ -79,7 +79,7 @@ def _cross_linker(command: Sequence[str], options: Sequence[str], sources: Seque
                 " --cross-compiler out to link with zig."
             ) from error
         if finished.returncode != 0:
-            raise LoweringError(f"The cross compiler {command[0]} failed: {finished.stderr.strip()}")
+            raise LoweringError(f"The cross compiler {command[0]} failed: {said_by(finished)}")
 
     return link
 
