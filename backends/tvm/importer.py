@@ -62,7 +62,8 @@ def _unsupported_numbers(graph_module: fx.GraphModule) -> list[str]:
             first.setdefault(value.dtype, node)
     return [
         f"{str(dtype).removeprefix('torch.')} tensors (the first is {node.name}, in"
-        f" {module_path(node) or 'the model itself'}); convert the model and its inputs to FP32, in PyTorch with .float()"
+        f" {module_path(node) or 'the model itself'});"
+        " convert the model and its inputs to FP32, in PyTorch with .float()"
         for dtype, node in first.items()
     ]
 
