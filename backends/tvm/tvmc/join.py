@@ -130,7 +130,10 @@ def _misfits(
     metadata, name = package.metadata, wanted.package
     differing = _differing_for_llvm(wanted, package)
     if metadata.architecture != pipeline.architecture:
-        yield f"{name} is for {metadata.architecture} instead of {pipeline.architecture}"
+        yield (
+            f"{name} is for {metadata.architecture} instead of {pipeline.architecture}; compile it as build.sh does, or"
+            " write stages for this machine: cospipe optimize --target host --emit tvmc"
+        )
     elif pipeline.for_this_machine and differing - {"num-cores"}:
         yield (
             f"{name} was compiled on a machine with other cores than the one that wrote {PIPELINE_NAME}; write that"
