@@ -1,4 +1,4 @@
-"""Bundles: a directory (or one .zip) that holds a compiled pipeline. Written atomically, checked before use."""
+"""Bundles: a directory (or one .zip or .tar) that holds a compiled pipeline. Written atomically, checked before use."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class Bundle:
     Parameters
     ----------
     path : Path
-        What the user named: a directory or a .zip file.
+        What the user named: a directory, a .zip file or a .tar file.
     folder : Path
-        Directory with the files; a temporary one for a .zip.
+        Directory with the files; a temporary one for a .zip or .tar.
     manifest : Manifest
         What the files are.
     """
@@ -68,7 +68,7 @@ def open_bundle(path: str | Path, public_key: str | Path | None = None) -> Bundl
     Parameters
     ----------
     path : str or Path
-        A directory or a .zip file.
+        A directory, a .zip file or a .tar file.
     public_key : str or Path, optional
         File of the key that the bundle must be signed with, see :func:`cospipe.backends.signature.sign_bundle`. The
         signature is checked before anything else of the bundle is looked at.
@@ -84,6 +84,8 @@ def open_bundle(path: str | Path, public_key: str | Path | None = None) -> Bundl
     path = Path(path)
     if not path.exists():
         raise UsageError(f"There is no bundle at {str(path)!r}.")
+    if not (path.is_dir() or path.is_file()):  # a pipe would be waited for
+        raise UsageError(f"{path} is no bundle: it is no plain file.")
     extracted = None if path.is_dir() else unpack_manifest(path)
     folder = Path(extracted.name) if extracted else path
     content = _manifest_bytes(folder, path)

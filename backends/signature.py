@@ -23,7 +23,7 @@ def sign_bundle(path: str | Path, private_key: str | Path) -> None:
     Parameters
     ----------
     path : str or Path
-        A bundle directory or .zip file.
+        A bundle directory, .zip file or .tar file.
     private_key : str or Path
         PEM file of an Ed25519 key, as :func:`write_key_pair` or ``openssl genpkey -algorithm ed25519`` writes it.
 

@@ -14,7 +14,7 @@ ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="package.module:factory, .pt2 or .onnx file", show_default=False)
 ]
 BundleArgument = Annotated[
-    Path, typer.Argument(metavar="BUNDLE", help="a bundle directory or .zip file", show_default=False)
+    Path, typer.Argument(metavar="BUNDLE", help="a bundle directory, .zip or .tar file", show_default=False)
 ]
 SocOption = Annotated[str, typer.Option("--soc", metavar="NAME|FILE.toml", help="the chip; see `cospipe socs`")]
 ShapeOption = Annotated[

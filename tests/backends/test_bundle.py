@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import stat
 import zipfile
@@ -192,16 +193,48 @@ def test_everything_wrong_with_stages_and_plan_is_told(bundle):
         open_bundle(bundle.folder)
 
 
-def test_a_zip_opens_like_a_directory(compiled, small_network, tmp_path):
-    archive = shutil.make_archive(str(tmp_path / "bundle"), "zip", compiled.bundle.folder)
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_an_archive_opens_like_a_directory(compiled, tmp_path, kind):
+    archive = shutil.make_archive(str(tmp_path / "bundle"), kind, compiled.bundle.folder)
     opened = open_bundle(archive)
     assert opened.manifest == compiled.bundle.manifest
     assert contents(opened.folder) == contents(compiled.bundle.folder)
 
 
+@pytest.mark.parametrize("kind", ["gztar", "xztar"])
+def test_compressed_tars_are_no_bundles(compiled, tmp_path, kind):
+    archive = shutil.make_archive(str(tmp_path / "bundle"), kind, compiled.bundle.folder)
+    with pytest.raises(BundleError, match=r"neither a bundle directory nor a \.zip or \.tar"):
+        open_bundle(archive)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "sentence"),
+    [
+        ("manifest.json", None, "it has no manifest.json"),
+        ("reference.safetensors", None, "reference.safetensors is missing"),
+        ("reference.safetensors", b"altered", "reference.safetensors is missing"),
+        ("stranger", b"content", "'stranger' is no file of it"),
+    ],
+)
+def test_an_altered_tar_is_refused(bundle, tmp_path, name, change, sentence):
+    if change is None:
+        (bundle.folder / name).unlink()
+    else:
+        (bundle.folder / name).write_bytes(change)
+    with pytest.raises(BundleError, match=re.escape(sentence)):
+        open_bundle(shutil.make_archive(str(tmp_path / "altered"), "tar", bundle.folder))
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UsageError, match="it is no plain file"):
+        open_bundle(tmp_path / "pipe")
+
+
 def test_a_broken_zip_gets_a_sentence(tmp_path):
     (tmp_path / "bundle.zip").write_bytes(b"PK\x03\x04 and then nothing")
-    with pytest.raises(BundleError, match=r"neither a bundle directory nor a \.zip"):
+    with pytest.raises(BundleError, match=r"neither a bundle directory nor a \.zip or \.tar"):
         open_bundle(tmp_path / "bundle.zip")
 
 

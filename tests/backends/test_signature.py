@@ -1,8 +1,11 @@
 """Signatures of bundles: right ones open, all others are refused before the manifest is even parsed."""
 
+import io
 import shutil
 import subprocess
+import tarfile
 import zipfile
+from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -31,11 +34,14 @@ def keys(tmp_path_factory):
     return pairs
 
 
-@pytest.fixture(params=["directory", "zip"])
+@pytest.fixture(params=["directory", "zip", "tar"])
 def signed(request, compiled, keys, tmp_path):
     """Path of a signed bundle."""
-    path = tmp_path / ("bundle.zip" if request.param == "zip" else "bundle")
-    replace_weights(compiled.bundle, {}, compiled.bundle.reference(), path)
+    if request.param == "tar":
+        path = Path(shutil.make_archive(str(tmp_path / "bundle"), "tar", compiled.bundle.folder))
+    else:
+        path = tmp_path / ("bundle.zip" if request.param == "zip" else "bundle")
+        replace_weights(compiled.bundle, {}, compiled.bundle.reference(), path)
     sign_bundle(path, keys["mine"][0])
     return path
 
@@ -45,9 +51,15 @@ def set_file(path, name, content):
     if path.is_dir():
         (path / name).unlink()
         return None if content is None else (path / name).write_bytes(content)
-    with zipfile.ZipFile(path) as archive:
-        members = {member: archive.read(member) for member in archive.namelist() if member != name}
+    members = {member: data for member, data in members_of(path).items() if member != name}
     members |= {} if content is None else {name: content}
+    if path.suffix == ".tar":
+        with tarfile.open(path, "w") as archive:
+            for member, data in members.items():
+                header = tarfile.TarInfo(member)
+                header.size = len(data)
+                archive.addfile(header, io.BytesIO(data))
+        return None
     with zipfile.ZipFile(path, "w") as archive:
         for member, data in members.items():
             archive.writestr(member, data)
@@ -57,8 +69,17 @@ def set_file(path, name, content):
 def get_file(path, name):
     if path.is_dir():
         return (path / name).read_bytes()
+    return members_of(path)[name]
+
+
+def members_of(path):
+    """Return the content of every file in an archive."""
+    if path.suffix == ".tar":
+        with tarfile.open(path) as archive:
+            files = [member for member in archive if member.isfile()]
+            return {member.name.removeprefix("./"): archive.extractfile(member).read() for member in files}
     with zipfile.ZipFile(path) as archive:
-        return archive.read(name)
+        return {member: archive.read(member) for member in archive.namelist()}
 
 
 def test_a_signed_bundle_opens_with_its_key_and_without(signed, keys):

@@ -62,7 +62,7 @@ def read_me(pipeline: PipelineFile) -> str:
 
     sh build.sh                                compiles every stage with tvmc and joins them to {JOINED}
     tvmc run {JOINED}                           runs it
-    mkdir app && tar -xf {JOINED} -C app        makes a bundle of it, for cospipe run, verify and sign
+    mkdir app && tar -xf {JOINED} -C app        makes a directory of it, for a board; cospipe run takes either
 
 {PIPELINE_NAME} says which cores run which stage and how the packages are joined. The tensors of one frame, computed by
 eager PyTorch, are in {pipeline.reference}: the inputs, what the stages hand over, and the outputs.

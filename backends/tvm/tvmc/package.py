@@ -13,13 +13,12 @@ import tarfile
 import tempfile
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from cospipe.backends.bundle import Bundle, open_bundle, sha256
-from cospipe.backends.tvm.link import link_shared_library
-from cospipe.backends.tvm.tvmc.package_archive import (
+from cospipe.backends.tar_archive import (
     check_members,
     member_names,
     pack_tar,
@@ -28,23 +27,21 @@ from cospipe.backends.tvm.tvmc.package_archive import (
     unpack_plain_files,
     unreadable,
 )
+from cospipe.backends.tvm.link import link_shared_library
 from cospipe.backends.tvm.tvmc.package_check import check_unpacked
 from cospipe.backends.tvm.tvmc.package_metadata import METADATA_NAME, PackageMetadata, parse_metadata
 from cospipe.ir.errors import BundleError, UsageError
 from cospipe.ir.manifest import (
     MANIFEST_NAME,
     MOST_MANIFEST_BYTES,
-    SIGNATURE_NAME,
     FileRecord,
     StageFiles,
-    parse_manifest,
 )
 
 SHARED_LIBRARY: Final = "lib.so"
 OBJECT_FILES: Final = "lib.tar"
 WEIGHTS = "weights.safetensors"
 _OF_OLD_TVMC = ({"mod.json", "mod.params"}, {"mod.so"}, {"mod.tar"}, {"mod.params"})
-_SIGNATURE_BYTES = 64
 
 
 @dataclass(frozen=True)
@@ -153,7 +150,7 @@ def open_package(path: str | Path) -> Package:
         return open_bundle(path)
     names = member_names(path)
     if MANIFEST_NAME in names:
-        return _open_bundle_archive(path, SIGNATURE_NAME in names)
+        return open_bundle(path)
     if METADATA_NAME in names:
         return _open_library(path)
     if any(old <= names for old in _OF_OLD_TVMC):
@@ -175,19 +172,6 @@ def _open_library(path: Path) -> LibraryPackage:
     unpack_members(path, metadata.files, folder)
     check_unpacked(path, folder, metadata)
     return LibraryPackage(path, folder, metadata, extracted)
-
-
-def _open_bundle_archive(path: Path, is_signed: bool) -> Bundle:
-    content = read_member(path, MANIFEST_NAME, MOST_MANIFEST_BYTES)
-    manifest = parse_manifest(content.decode("utf-8", "replace"), f"{path}/{MANIFEST_NAME}")
-    check_members(path, {MANIFEST_NAME, SIGNATURE_NAME, *manifest.files})
-    extracted = tempfile.TemporaryDirectory(prefix="cospipe-")
-    folder = Path(extracted.name)
-    unpack_members(path, manifest.files, folder)
-    (folder / MANIFEST_NAME).write_bytes(content)
-    if is_signed:
-        (folder / SIGNATURE_NAME).write_bytes(read_member(path, SIGNATURE_NAME, _SIGNATURE_BYTES))
-    return replace(open_bundle(folder), path=path, _extracted=extracted)
 
 
 def write_package(
@@ -237,7 +221,7 @@ def write_bundle_archive(bundle: Bundle, output: str | Path) -> Bundle:
             shutil.copy(bundle.file(name), folder / name)
 
     write_archive(output, fill_folder)
-    return _open_bundle_archive(Path(output), is_signed=False)
+    return open_bundle(output)
 
 
 def write_archive(output: str | Path, fill_folder: Callable[[Path], None]) -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import tvm
 
+from cospipe.backends.tar_archive import read_member, unreadable
 from cospipe.backends.tvm.tvmc.model import ForeignModel, LoadedModel
 from cospipe.backends.tvm.tvmc.package import write_archive
-from cospipe.backends.tvm.tvmc.package_archive import read_member, unreadable
 from cospipe.backends.tvm.tvmc.relax_import import relax_model
 from cospipe.ir.errors import CaptureError, UsageError, first_line
 from cospipe.ir.tensor_file import map_tensors, write_tensors

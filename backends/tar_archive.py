@@ -1,7 +1,8 @@
-"""Packages as one .tar file: written the same for the same content, read no further than they say themselves."""
+"""Packages and bundles as one .tar file: the same for the same content, read no further than they say themselves."""
 
 from __future__ import annotations
 
+import io
 import tarfile
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
@@ -25,6 +26,27 @@ def pack_tar(folder: Path, archive: Path) -> None:
             member.mode = _PROGRAM_MODE if file.stat().st_mode & 0o100 else _PLAIN_MODE
             with file.open("rb") as content:
                 members.addfile(member, content)
+
+
+def copy_tar(archive: Path, copy: Path, names: Collection[str], further: Mapping[str, bytes]) -> None:
+    """Write the files of a .tar file that have some names into another, and further ones behind them."""
+    with _members(archive) as (opened, members), tarfile.open(copy, "w") as target:
+        for member in members:
+            if _plain_name(member.name) in names:
+                target.addfile(member, opened.extractfile(member))
+        for name, content in further.items():
+            added = tarfile.TarInfo(name)
+            added.size = len(content)
+            target.addfile(added, io.BytesIO(content))
+
+
+def is_tar(file: Path) -> bool:
+    """Tell whether a file begins as a .tar file that is not compressed."""
+    try:
+        with tarfile.open(file, "r:"):
+            return True
+    except Exception:  # a hostile archive raises almost anything
+        return False
 
 
 def member_names(archive: Path) -> set[str]:
@@ -76,14 +98,26 @@ def read_member(archive: Path, name: str, most_bytes: int) -> bytes:
     BundleError
         When it is a link or the like, larger than it may be, or the archive is damaged.
     """
+    content = read_start(archive, name, most_bytes + 1)
+    if len(content) > most_bytes:
+        raise BundleError(f"{archive} will not be used: {name} is larger than {most_bytes >> 20} MiB.")
+    return content
+
+
+def read_start(archive: Path, name: str, most_bytes: int) -> bytes:
+    """Return at most so many bytes of one plain file in a .tar file that is known to have it.
+
+    Raises
+    ------
+    BundleError
+        When it is a link or the like, or the archive is damaged.
+    """
     with _members(archive) as (opened, members):
         for member in members:
             if _plain_name(member.name) == name and _is_plain(member):
-                if member.size > most_bytes:
-                    raise BundleError(f"{archive} will not be used: {name} is larger than {most_bytes >> 20} MiB.")
                 source = opened.extractfile(member)
                 assert source is not None
-                return source.read()
+                return source.read(most_bytes)
     raise BundleError(f"{archive} will not be used: {name} in it is no plain file.")
 
 
