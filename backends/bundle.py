@@ -14,8 +14,8 @@ from pathlib import Path
 
 from cospipe.backends.bundle_archive import pack_directory, unpack_files, unpack_manifest
 from cospipe.backends.public_key import check_signature
-from cospipe.backends.replacement import move_into_place, scratch_beside
-from cospipe.ir.errors import BundleError, UsageError, several
+from cospipe.backends.replacement import check_writable, move_into_place, scratch_beside
+from cospipe.ir.errors import BundleError, UsageError, first_line, several
 from cospipe.ir.json_text import parse_json
 from cospipe.ir.manifest import (
     FORMAT,
@@ -111,7 +111,7 @@ def _manifest_bytes(folder: Path, bundle: Path) -> bytes:
         with file.open("rb") as stream:
             content = stream.read(MOST_MANIFEST_BYTES + 1)
     except OSError as error:
-        raise BundleError(f"{bundle} cannot be read: {error}.") from error
+        raise BundleError(f"{bundle} cannot be read: {first_line(error)}.") from error
     if len(content) > MOST_MANIFEST_BYTES:
         raise BundleError(f"{bundle} will not be run: {MANIFEST_NAME} is larger than {MOST_MANIFEST_BYTES >> 20} MiB.")
     return content
@@ -135,7 +135,7 @@ def _problem(folder: Path, name: str, record: FileRecord) -> str | None:
     try:
         return None if sha256(file) == record.sha256 else f"{name} was altered (its SHA-256 differs)"
     except OSError as error:
-        return f"{name} cannot be read: {error}"
+        return f"{name} cannot be read: {first_line(error)}"
 
 
 def _contradictions(folder: Path, manifest: Manifest) -> list[str]:
@@ -210,7 +210,9 @@ def write_bundle(
                 pack_directory(folder, new)
             move_into_place(new, output, scratch)
     except OSError as error:
-        raise BundleError(f"The bundle {output} could not be written ({error}); nothing was changed.") from error
+        raise BundleError(
+            f"The bundle {output} could not be written ({first_line(error)}); nothing was changed."
+        ) from error
     return open_bundle(output)
 
 
@@ -220,8 +222,9 @@ def check_output(output: Path) -> None:
     Raises
     ------
     UsageError
-        When something other than a bundle or an empty directory lies there.
+        When something other than a bundle or an empty directory lies there, or nothing may be written there.
     """
+    check_writable(output)
     if not output.exists():
         return
     is_empty = output.is_dir() and not any(output.iterdir())

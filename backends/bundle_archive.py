@@ -12,7 +12,14 @@ from typing import IO
 
 from cospipe.backends.tar_archive import check_members, copy_tar, is_tar, member_names, read_start, unpack_members
 from cospipe.ir.errors import BundleError
-from cospipe.ir.manifest import MANIFEST_NAME, MOST_FILES, MOST_MANIFEST_BYTES, SIGNATURE_NAME, Manifest
+from cospipe.ir.manifest import (
+    MANIFEST_NAME,
+    MOST_FILES,
+    MOST_MANIFEST_BYTES,
+    PACKAGE_METADATA_NAME,
+    SIGNATURE_NAME,
+    Manifest,
+)
 
 _BLOCK_BYTES = 1 << 20
 _SIGNATURE_BYTES = 64
@@ -50,7 +57,10 @@ def _unpack_zip_manifest(archive: Path, folder: Path) -> None:
 
 
 def _unpack_tar_manifest(archive: Path, folder: Path) -> None:
-    for name in member_names(archive).intersection(_FIRST_FILES):
+    names = member_names(archive)
+    if PACKAGE_METADATA_NAME in names and MANIFEST_NAME not in names:
+        raise BundleError(f"{archive} is a package of one library, no bundle; run it with: tvmc run {archive}")
+    for name in names.intersection(_FIRST_FILES):
         (folder / name).write_bytes(read_start(archive, name, _FIRST_FILES[name]))
 
 

@@ -7,7 +7,7 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from cospipe.ir.errors import BundleError, CospipeError, UsageError
+from cospipe.ir.errors import BundleError, CospipeError, UsageError, first_line
 from cospipe.ir.manifest import SIGNATURE_NAME
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def _read_public_key(file: Path) -> Ed25519PublicKey:
             else load_pem_public_key(content)
         )
     except OSError as error:
-        raise UsageError(f"The public key {file} cannot be read: {error}.") from error
+        raise UsageError(f"The public key {file} cannot be read: {first_line(error)}.") from error
     except Exception as error:  # cryptography has an error for each kind of wrong content
         raise UsageError(f"{file} is neither the PEM file of a public key nor its 32 bytes.") from error
     if not isinstance(key, Ed25519PublicKey):

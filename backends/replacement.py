@@ -9,6 +9,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cospipe.ir.errors import UsageError
+
+
+def check_writable(output: Path) -> None:
+    """Check that something may be made at a path, before hours of work go into it.
+
+    Raises
+    ------
+    UsageError
+        When the nearest directory on the way there that exists is none, or may not be written.
+    """
+    above = next(way for way in Path(os.path.abspath(output)).parents if way.exists())
+    if not above.is_dir():
+        raise UsageError(f"{output} cannot be written: {above} is no directory.")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise UsageError(f"{output} cannot be written: {above} is read-only, or not yours; choose another output.")
+
 
 @contextmanager
 def scratch_beside(output: Path) -> Iterator[Path]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from cospipe.backends.bundle import open_bundle
 from cospipe.backends.bundle_archive import put_signature
 from cospipe.backends.public_key import needs_cryptography
-from cospipe.ir.errors import CospipeError, UsageError
+from cospipe.ir.errors import CospipeError, UsageError, first_line
 from cospipe.ir.manifest import MANIFEST_NAME, SIGNATURE_NAME
 
 if TYPE_CHECKING:
@@ -43,7 +43,9 @@ def sign_bundle(path: str | Path, private_key: str | Path) -> None:
         else:
             put_signature(bundle.path, bundle.manifest.files, signature)
     except OSError as error:
-        raise CospipeError(f"The signature of {path} could not be written ({error}); nothing was changed.") from error
+        raise CospipeError(
+            f"The signature of {path} could not be written ({first_line(error)}); nothing was changed."
+        ) from error
 
 
 def _write_beside_manifest(folder: Path, signature: bytes) -> None:
@@ -61,7 +63,7 @@ def _read_private_key(file: Path) -> Ed25519PrivateKey:
     try:
         key = load_pem_private_key(file.read_bytes(), password=None)
     except OSError as error:
-        raise UsageError(f"The private key {file} cannot be read: {error}.") from error
+        raise UsageError(f"The private key {file} cannot be read: {first_line(error)}.") from error
     except TypeError as error:
         raise UsageError(f"The private key {file} is encrypted; decrypt it first, with: openssl pkey.") from error
     except Exception as error:
@@ -89,7 +91,7 @@ def write_key_pair(private_file: Path, public_file: Path) -> None:
     private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     if existing := [str(file) for file in (private_file, public_file) if file.exists() or file.is_symlink()]:
-        raise UsageError(f"{' and '.join(existing)} exist(s); keys are not overwritten, choose another name.")
+        raise UsageError(f"Keys are not overwritten, choose another name: there is {' and '.join(existing)} already.")
     try:
         private_file.parent.mkdir(parents=True, exist_ok=True)
         _write_new(private_file, private, 0o600)
@@ -99,7 +101,7 @@ def write_key_pair(private_file: Path, public_file: Path) -> None:
             private_file.unlink()
             raise
     except OSError as error:
-        raise CospipeError(f"The keys could not be written: {error}.") from error
+        raise CospipeError(f"The keys could not be written to {private_file.parent}: {first_line(error)}.") from error
 
 
 def _write_new(file: Path, content: bytes, mode: int) -> None:

@@ -149,7 +149,7 @@ def _check(part: str, name: str, array: Array, reference: Mapping[str, Array], t
 
 
 def _native(bundle: Bundle, overrides: Mapping[str, Overrides]) -> StageCall:
-    check_runs_here(bundle.manifest)
+    check_runs_here(bundle.manifest, bundle.path)
     executables: dict[str, StageExecutable] = {}
 
     def call(stage: StageFiles, values: Mapping[str, Array]) -> dict[str, Array]:

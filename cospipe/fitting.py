@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cospipe.ir.cross_validation import HeldOut, held_out_predictions
-from cospipe.ir.errors import UsageError, several
+from cospipe.ir.errors import UsageError, first_line, several
 from cospipe.ir.latency import LatencySource
 from cospipe.ir.measured_latency import board_problems
 from cospipe.ir.profile import MeasuredLayer, Profile, read_profile
@@ -167,4 +167,4 @@ def _write(model: RegressionLatencyModel, output: Path, boards: tuple[str, ...])
         output.parent.mkdir(parents=True, exist_ok=True)
         write_regression(model, output, boards)
     except OSError as error:
-        raise UsageError(f"The latency model {str(output)!r} cannot be written: {error}.") from error
+        raise UsageError(f"The latency model {str(output)!r} cannot be written: {first_line(error)}.") from error

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from cospipe.ir.errors import AdapterError, BundleError, UsageError, several
+from cospipe.ir.errors import AdapterError, BundleError, UsageError, first_line, several
 from cospipe.ir.json_text import parse_json
 from cospipe.ir.spectral_config import SpectralConfig
 from cospipe.ir.tensor_file import Array, map_tensors, read_metadata, write_tensors
@@ -107,7 +107,7 @@ def write_adapter(path: str | Path, adapter: StoredAdapter) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_tensors(path, tensors, {_HEADER: adapter.header.model_dump_json(exclude_defaults=False)})
     except OSError as error:
-        raise AdapterError(f"The adapter {path} could not be written: {error}.") from error
+        raise AdapterError(f"The adapter {path} could not be written: {first_line(error)}.") from error
 
 
 def read_adapter(path: str | Path) -> StoredAdapter:
@@ -129,7 +129,7 @@ def read_adapter(path: str | Path) -> StoredAdapter:
     except BundleError as error:
         raise AdapterError(str(error)) from error
     except OSError as error:
-        raise AdapterError(f"{path} cannot be read: {error}.") from error
+        raise AdapterError(f"{path} cannot be read: {first_line(error)}.") from error
     if header is None:
         raise AdapterError(f"{path} is a safetensors file, but no adapter of cospipe: its header does not say so.")
     adapter = _of_tensors(_parsed(header, path), tensors)

@@ -89,7 +89,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of another library's error, without its full stop, or the error's type when it is empty."""
+    """Return the first line of another library's error, without its full stop, or the error's type when it is empty.
+
+    Of an error of the operating system it is what went wrong, without number and file.
+    """
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__
 

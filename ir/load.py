@@ -99,7 +99,8 @@ def _shapes_text(shapes: Iterable[Sequence[int]]) -> str:
 
 def _load_factory(spec: str) -> nn.Module:
     model = load_object(
-        spec, "model; write package.module:factory, for example torchvision.models:resnet18, or name a .pt2 file"
+        spec,
+        "model; write package.module:factory, for example torchvision.models:resnet18, or name a .pt2 or .onnx file",
     )
     if not isinstance(model, nn.Module):
         raise UsageError(f"{spec} gives a {type(model).__name__}, not a torch.nn.Module.")

@@ -17,6 +17,8 @@ from cospipe.ir.plan_support import cannot_run
 from cospipe.ir.tensor_file import is_holdable
 
 MANIFEST_NAME = "manifest.json"
+PACKAGE_METADATA_NAME = "metadata.json"
+"""What a package of one library has instead of a manifest, see :mod:`cospipe.backends.tvm.tvmc.package`."""
 SIGNATURE_NAME = "manifest.sig"
 """Ed25519 signature of the manifest's bytes, beside it: 64 raw bytes."""
 FORMAT: Final = "cospipe-bundle"

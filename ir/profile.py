@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from cospipe.ir.errors import UsageError, several
+from cospipe.ir.errors import UsageError, first_line, several
 from cospipe.ir.layer import LayerDescriptor
 from cospipe.ir.plan import CoreConfiguration
 
@@ -183,6 +183,6 @@ def write_profile(profile: Profile, path: str | Path) -> None:
         scratch.write_text(f"{profile.model_dump_json(indent=1)}\n", encoding="utf-8")
         scratch.replace(path)
     except OSError as error:
-        raise UsageError(f"The profile {str(path)!r} cannot be written: {error}.") from error
+        raise UsageError(f"The profile {str(path)!r} cannot be written: {first_line(error)}.") from error
     finally:
         scratch.unlink(missing_ok=True)

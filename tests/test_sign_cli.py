@@ -44,7 +44,7 @@ def test_verify_takes_the_public_key(folder):
 def test_keys_are_not_overwritten(folder):
     done = cospipe("keygen", "keys/release", folder=folder)
     assert done.returncode == 2
-    assert "keys are not overwritten" in done.stderr
+    assert "Keys are not overwritten" in done.stderr
 
 
 def test_json_names_the_files(folder):

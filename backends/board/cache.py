@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cospipe.backends.bundle import sha256
-from cospipe.ir.errors import BoardError
+from cospipe.ir.errors import BoardError, first_line
 
 _CHECKSUMS = "sha256.json"
 
@@ -50,7 +50,7 @@ def kept(name: str, fill: Callable[[Path], None]) -> Path:
             (new / _CHECKSUMS).write_text(json.dumps(_checksums(new)), encoding="utf-8")
             _move_into_place(new, folder)
     except OSError as error:
-        raise BoardError(f"{name} cannot be kept in {cache_folder()}: {error}.") from error
+        raise BoardError(f"{name} cannot be kept in {cache_folder()}: {first_line(error)}.") from error
     return folder
 
 

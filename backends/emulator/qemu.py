@@ -56,8 +56,12 @@ def find_qemu(sysroot: Path | None = None) -> Qemu:
     roots = _SYSROOTS if sysroot is None else (sysroot.resolve(),)
     root = next((root for root in roots if (root / _LOADER).exists()), None)
     where = "" if sysroot is None else f" in {sysroot}"
-    if root is None:
-        problems.append(f"the AArch64 C library is missing{where} (Debian: apt-get install libc6-arm64-cross)")
+    if root is None and sysroot is not None:
+        problems.append(
+            f"the AArch64 C library is missing in {sysroot}; name a board's root directory, or a copy of it"
+        )
+    elif root is None:
+        problems.append("the AArch64 C library is missing (Debian: apt-get install libc6-arm64-cross)")
     elif not find_library(root, "libstdc++.so.6", "aarch64"):
         problems.append(f"the AArch64 C++ library is missing{where} (Debian: apt-get install libstdc++6-arm64-cross)")
     if problems or program is None or root is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from pathlib import Path
 
 from cospipe.backends.runtime.tvm_runtime import compatible_version, runtime_version
 from cospipe.ir.errors import BundleError, several
@@ -10,8 +11,8 @@ from cospipe.ir.manifest import Manifest
 from cospipe.ir.plan_support import cannot_run
 
 
-def check_runs_here(manifest: Manifest) -> None:
-    """Check that this machine can run a bundle.
+def check_runs_here(manifest: Manifest, path: Path) -> None:
+    """Check that this machine can run a bundle; ``path`` is what errors call it.
 
     Raises
     ------
@@ -23,7 +24,7 @@ def check_runs_here(manifest: Manifest) -> None:
     if manifest.architecture != platform.machine():
         problems.append(
             f"it was compiled for {manifest.architecture}, this machine is {platform.machine()}; run it on the"
-            " board, or check it here with: cospipe verify BUNDLE --emulate"
+            f" board, or check it here with: cospipe verify {path} --emulate"
         )
     if compatible_version(manifest.tvm_version) != runtime_version():
         problems.append(

@@ -10,7 +10,7 @@ from types import TracebackType
 import numpy as np
 
 from cospipe.backends.runtime.frame import Frame
-from cospipe.ir.errors import CospipeError, UsageError
+from cospipe.ir.errors import CospipeError, UsageError, first_line
 from cospipe.ir.manifest import Manifest
 from cospipe.ir.tensor_file import Array
 
@@ -33,7 +33,7 @@ def raw_frames(manifest: Manifest, file: Path) -> Iterator[Frame]:
         # no buffer: its lock could not be taken when Python ends while a thread still waits for bytes
         source = io.FileIO(0 if file == STANDARD_STREAM else file, closefd=file != STANDARD_STREAM)
     except OSError as error:
-        raise UsageError(f"The raw frames cannot be read: {error}.") from error
+        raise UsageError(f"The raw frames in {file} cannot be read: {first_line(error)}.") from error
     return _frames(source, empty)
 
 

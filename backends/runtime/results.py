@@ -9,7 +9,7 @@ from types import TracebackType
 
 import numpy as np
 
-from cospipe.ir.errors import CospipeError, UsageError
+from cospipe.ir.errors import CospipeError, UsageError, first_line
 from cospipe.ir.tensor_file import Array
 
 
@@ -77,7 +77,7 @@ class ResultWriter:
             write_npz(scratch, stacked)
             scratch.replace(self._path)
         except OSError as error:
-            raise CospipeError(f"The results could not be written to {self._path}: {error}.") from error
+            raise CospipeError(f"The results could not be written to {self._path}: {first_line(error)}.") from error
         finally:
             scratch.unlink(missing_ok=True)
 

@@ -91,7 +91,7 @@ class PipelineRunner:
         stall_timeout_s: float = 60.0,
         keep_trace: bool = False,
     ) -> None:
-        check_runs_here(bundle.manifest)
+        check_runs_here(bundle.manifest, bundle.path)
         _check_numbers(queue_depth, stall_timeout_s)
         self.bundle = bundle
         self._placements, self._warnings = _placements(bundle.manifest)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cospipe.backends.runtime.statistics import ReplicaTimes, RunStatistics, Work
-from cospipe.ir.errors import CospipeError, UsageError
+from cospipe.ir.errors import CospipeError, UsageError, first_line
 
 _FRAMES, _STAGES = 1, 2
 _Event = dict[str, Any]
@@ -61,7 +61,7 @@ def write_trace(path: Path, statistics: RunStatistics, about: Mapping[str, Any])
         scratch.write_text(json.dumps(trace(statistics, about)), encoding="utf-8")
         scratch.replace(path)
     except OSError as error:
-        raise CospipeError(f"The trace could not be written to {path}: {error}.") from error
+        raise CospipeError(f"The trace could not be written to {path}: {first_line(error)}.") from error
     finally:
         scratch.unlink(missing_ok=True)
 

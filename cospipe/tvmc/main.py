@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 from cospipe import __version__
-from cospipe.ir.errors import CospipeError, nearest
+from cospipe.ir.errors import CospipeError, first_line, nearest
 from cospipe.tvmc import compile_command, run_command, tune_command
 from cospipe.tvmc.config import DEFAULT_CONFIG, apply_config, read_config
 from cospipe.tvmc.missing_packages import MissingPackageError, package_of
@@ -59,7 +59,7 @@ def _main(argv: Sequence[str]) -> int:
     except CospipeError as error:
         return _told(str(error), FAILED)
     except OSError as error:  # a name that is too long, a disk that is gone
-        return _told(f"{error.filename}: {error.strerror}." if error.filename else f"{error}.", FAILED)
+        return _told(f"{error.filename}: {error.strerror}." if error.filename else f"{first_line(error)}.", FAILED)
 
 
 def _parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:

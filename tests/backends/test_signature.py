@@ -206,7 +206,7 @@ def test_a_private_key_is_for_its_owner_only(keys):
 
 def test_keys_are_not_overwritten(keys, tmp_path):
     before = [file.read_bytes() for file in keys["mine"]]
-    with pytest.raises(UsageError, match="keys are not overwritten"):
+    with pytest.raises(UsageError, match="Keys are not overwritten"):
         write_key_pair(*keys["mine"])
     assert [file.read_bytes() for file in keys["mine"]] == before
     with pytest.raises(UsageError, match="not overwritten"):

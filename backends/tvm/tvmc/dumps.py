@@ -11,7 +11,7 @@ import tvm
 from tvm import tirx
 
 from cospipe.backends.replacement import scratch_beside
-from cospipe.ir.errors import BundleError
+from cospipe.ir.errors import BundleError, first_line
 
 FORMATS = ("relax", "tir", "ll", "asm")
 _LLVM_FORMATS = {"ll": "ll", "asm": "s"}
@@ -65,4 +65,4 @@ def _write(path: Path, text: str) -> None:
             (scratch / path.name).write_text(text, encoding="utf-8")
             os.replace(scratch / path.name, path)
     except OSError as error:
-        raise BundleError(f"{path} could not be written: {error}.") from error
+        raise BundleError(f"{path} could not be written: {first_line(error)}.") from error

@@ -14,7 +14,7 @@ import torch
 from cospipe.backends.board.options import RunnerOptions
 from cospipe.backends.bundle import sha256
 from cospipe.backends.onnx.export import check_can_export, check_packages, export_stage
-from cospipe.backends.replacement import move_into_place, scratch_beside
+from cospipe.backends.replacement import check_writable, move_into_place, scratch_beside
 from cospipe.backends.tvm.pack import RELATIVE_TOLERANCE, reference_values
 from cospipe.backends.tvm.pack_request import PackRequest, StagePart, stage_parts, tensor_specs, value_names
 from cospipe.backends.tvm.replica_target import ReplicaTarget, replica_target
@@ -31,7 +31,7 @@ from cospipe.backends.tvm.tvmc.pipeline_file import (
     read_pipeline_file,
 )
 from cospipe.ir.annotations import plan_of
-from cospipe.ir.errors import BundleError, CospipeError, UsageError, several
+from cospipe.ir.errors import BundleError, CospipeError, UsageError, first_line, several
 from cospipe.ir.manifest import FileRecord
 from cospipe.ir.plan import Replica, StagePlan
 from cospipe.ir.plan_support import cannot_run
@@ -84,7 +84,7 @@ def emit_pipeline(
             pipeline = _write_files(request, parts, values, soc, folder, progress)
             move_into_place(folder, output, scratch)
     except OSError as error:
-        raise BundleError(f"{output} could not be written ({error}); nothing was changed.") from error
+        raise BundleError(f"{output} could not be written ({first_line(error)}); nothing was changed.") from error
     return pipeline
 
 
@@ -111,6 +111,7 @@ def check_can_emit(output: Path, runner: RunnerOptions | None = None) -> None:
 
 
 def _check_output(output: Path) -> None:
+    check_writable(output)
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
     try:

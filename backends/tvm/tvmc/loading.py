@@ -98,7 +98,7 @@ def _inputs(name: str, program: ExportedProgram) -> tuple[torch.Tensor, ...]:
 def _check_shapes(name: str, program: ExportedProgram, names: Sequence[str], shapes: Shapes) -> None:
     sizes = {node.name: node.meta["val"].shape for node in program.graph.find_nodes(op="placeholder")}
     exported = {called: sizes[own] for called, own in zip(names, _input_names(program), strict=True)}
-    problems = [f"there is no input {given!r}; {nearest(given, names)}" for given in shapes if given not in names]
+    problems = [f"there is no input {given!r}. {nearest(given, names)}" for given in shapes if given not in names]
     problems += [
         f"{given} was exported with {'x'.join(map(str, exported[given]))}, not {'x'.join(map(str, shape))}"
         for given, shape in shapes.items()

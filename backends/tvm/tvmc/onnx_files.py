@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import onnx
@@ -41,16 +43,16 @@ def load_onnx_file(path: Path, shapes: Shapes) -> LoadedModel:
     model = read_model(path)
     _check_names(model.graph, shapes)
     if any(size < 1 for shape in shapes.values() for size in shape):
-        return _by_tvm(path, _with_open_sizes(model, shapes), ())
+        return _by_tvm(path, _with_open_sizes(model, shapes), (), shapes)
     _check_closed(model.graph, shapes)
     try:
         return _by_us(path, model.graph, shapes)
     except UnsupportedModelError as error:
         fix_input_shapes(model, shapes)
-        return _by_tvm(path, model, error.problems)
+        return _by_tvm(path, model, error.problems, shapes)
     except CaptureError as error:
         fix_input_shapes(model, shapes)
-        return _by_tvm(path, model, (str(error),))
+        return _by_tvm(path, model, (str(error),), shapes)
 
 
 def _by_us(path: Path, graph: onnx.GraphProto, shapes: Shapes) -> CapturedModel:
@@ -62,19 +64,22 @@ def _by_us(path: Path, graph: onnx.GraphProto, shapes: Shapes) -> CapturedModel:
     )
 
 
-def _by_tvm(path: Path, model: onnx.ModelProto, reasons: Sequence[str]) -> ForeignModel:
+def _by_tvm(path: Path, model: onnx.ModelProto, reasons: Sequence[str], shapes: Shapes) -> ForeignModel:
     try:
-        module = from_onnx(model, keep_params_in_input=True)
+        with redirect_stdout(io.StringIO()):  # it prints what the error says as well
+            module = from_onnx(model, keep_params_in_input=True)
         return ForeignModel(path.stem, relax_model(module, [o.name for o in model.graph.output]), tuple(reasons))
     except Exception as error:  # TVM's front ends raise whatever they meet
+        sizes = [f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes.items()]
+        what = " with the inputs ".join(filter(None, [str(path), ", ".join(sizes)]))
         raise CaptureError(
-            several(f"Neither our importer nor TVM's can read {path}", [*reasons, f"TVM: {first_line(error)}"])
+            several(f"Neither our importer nor TVM's can read {what}", [*reasons, f"TVM: {first_line(error)}"])
         ) from error
 
 
 def _check_names(graph: onnx.GraphProto, shapes: Shapes) -> None:
     names = [declared.name for declared in graph_inputs(graph)]
-    if unknown := [f"there is no input {name!r}; {nearest(name, names)}" for name in shapes if name not in names]:
+    if unknown := [f"there is no input {name!r}. {nearest(name, names)}" for name in shapes if name not in names]:
         raise UsageError(several("The input shapes do not fit the file", unknown))
 
 

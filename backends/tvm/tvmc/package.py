@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from cospipe.backends.bundle import Bundle, open_bundle, sha256
+from cospipe.backends.replacement import check_writable
 from cospipe.backends.tar_archive import (
     check_members,
     member_names,
@@ -30,7 +31,7 @@ from cospipe.backends.tar_archive import (
 from cospipe.backends.tvm.link import link_shared_library
 from cospipe.backends.tvm.tvmc.package_check import check_unpacked
 from cospipe.backends.tvm.tvmc.package_metadata import METADATA_NAME, PackageMetadata, parse_metadata
-from cospipe.ir.errors import BundleError, UsageError
+from cospipe.ir.errors import BundleError, UsageError, first_line
 from cospipe.ir.manifest import (
     MANIFEST_NAME,
     MOST_MANIFEST_BYTES,
@@ -246,7 +247,9 @@ def write_archive(output: str | Path, fill_folder: Callable[[Path], None]) -> No
             pack_tar(folder, new)
             os.replace(new, output)
     except OSError as error:
-        raise BundleError(f"The package {output} could not be written ({error}); nothing was changed.") from error
+        raise BundleError(
+            f"The package {output} could not be written ({first_line(error)}); nothing was changed."
+        ) from error
 
 
 def check_package_output(output: str | Path) -> None:
@@ -255,9 +258,10 @@ def check_package_output(output: str | Path) -> None:
     Raises
     ------
     UsageError
-        When something other than a .tar file lies there.
+        When something other than a .tar file lies there, or nothing may be written there.
     """
     path = Path(output)
+    check_writable(path)
     if not path.exists():
         return
     if not stat.S_ISREG(path.stat().st_mode) or not _is_replaceable(path):

@@ -10,10 +10,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from cospipe.ir.errors import BundleError, several
 from cospipe.ir.json_text import parse_json
-from cospipe.ir.manifest import MOST_THREADS, FileName, FileRecord, TensorSpec, WeightArgument
+from cospipe.ir.manifest import MOST_THREADS, PACKAGE_METADATA_NAME, FileName, FileRecord, TensorSpec, WeightArgument
 from cospipe.ir.tensor_file import is_holdable
 
-METADATA_NAME: Final = "metadata.json"
+METADATA_NAME: Final = PACKAGE_METADATA_NAME
 PACKAGE_FORMAT: Final = "cospipe-tvmc"
 PACKAGE_VERSION: Final = 1
 DYNAMIC: Final = -1

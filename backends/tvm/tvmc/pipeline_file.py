@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from cospipe.ir.errors import BundleError, several
+from cospipe.ir.errors import BundleError, first_line, several
 from cospipe.ir.json_text import parse_json
 from cospipe.ir.manifest import MOST_MANIFEST_BYTES, MOST_THREADS, FileName, FileRecord, GenericNode, TensorSpec
 from cospipe.ir.plan import PipelinePlan
@@ -120,7 +120,7 @@ def read_pipeline_file(path: str | Path) -> PipelineFile:
         _check_version(parse_json(content), path)
         return PipelineFile.model_validate_json(content, strict=True)
     except OSError as error:
-        raise BundleError(f"{path} cannot be read: {error}.") from error
+        raise BundleError(f"{path} cannot be read: {first_line(error)}.") from error
     except ValidationError as error:
         mistakes = [f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()]
         raise BundleError(several(f"{path} is not a pipeline this version reads", mistakes)) from error

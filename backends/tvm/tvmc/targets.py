@@ -151,8 +151,8 @@ def _check_llvm_names(wanted: _Wanted) -> None:
     settings = {"kind": _LLVM, "mtriple": triple}
     problems = []
     if not codegen.llvm_is_valid_cpu(wanted.core_type, triple):
-        known = map(str, codegen.llvm_get_cpu_archlist(Target(settings)))
-        problems.append(f"LLVM knows no core {wanted.core_type!r} for {triple}; {_suggestion(wanted.core_type, known)}")
+        advice = _other_architecture(wanted) or _suggestion(wanted.core_type, _known_cores(triple))
+        problems.append(f"LLVM knows no core {wanted.core_type!r} for {triple}; {advice}")
     for feature in wanted.features:
         name = feature[1:]
         if feature[:1] not in ("+", "-"):
@@ -161,6 +161,18 @@ def _check_llvm_names(wanted: _Wanted) -> None:
             problems.append(f"LLVM knows no feature {name!r} for {triple}")
     if problems:
         raise UsageError(several("The target has mistakes", problems))
+
+
+def _known_cores(triple: str) -> list[str]:
+    return [str(core) for core in codegen.llvm_get_cpu_archlist(Target({"kind": _LLVM, "mtriple": triple}))]
+
+
+def _other_architecture(wanted: _Wanted) -> str:
+    """Return the advice to name the other architecture where the core, or one with almost its name, is of that."""
+    for architecture, triple in _TRIPLES.items():
+        if architecture != wanted.architecture and get_close_matches(wanted.core_type, _known_cores(triple), 1, 0.8):
+            return f"for {architecture} add -mtriple={triple}"
+    return ""
 
 
 def _suggestion(name: str, known: Iterable[str]) -> str:

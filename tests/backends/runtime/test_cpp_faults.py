@@ -327,7 +327,7 @@ def test_hanging_up_reads_the_adapter_again(any_runner, tmp_path):
 
 def test_weights_of_replaced_adapters_are_not_kept(any_runner, tmp_path):
     counts = tmp_path / "counts"
-    marks, swaps = [5, 15, 25, 35], {10: "b", 20: "a", 30: "b"}
+    marks, swaps = [*range(3, 9), *range(13, 19), *range(23, 29), *range(33, 39)], {10: "b", 20: "a", 30: "b"}
     lines = [tuple(f"when call {mark} live_objects {counts}" for mark in marks), ()]
     pipeline = chain(2, adapted=True, lines=lines)
     for seed, name in enumerate("ab"):
@@ -343,7 +343,9 @@ def test_weights_of_replaced_adapters_are_not_kept(any_runner, tmp_path):
         assert started.ended().status == 0
     objects = [int(line) for line in counts.read_text().split()]
     assert len(objects) == len(marks)
-    assert len(set(objects)) == 1, objects
+    # a result may still be on its way out when the next frame comes in; weights that are kept stay
+    fewest = {min(objects[first : first + 6]) for first in range(0, len(marks), 6)}
+    assert len(fewest) == 1, objects
 
 
 def _which(pipeline, adapters, number, result):
