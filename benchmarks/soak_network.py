@@ -35,7 +35,8 @@ DIFFERENT_FRAMES = 64
 """More than can be inside a pipeline or in the hands of one that is killed: a result in a wrong place is seen."""
 TOLERANCE = 1e-4
 _PASSES = "insert-adapters{n=20,selection=low},merge-adapters{at=load}"
-_SHAPE = (1, 3, 48, 48)
+_SHAPE = (1, 3, 16, 16)
+"""Small: what a frame leaves behind adds up, how many frames are inside at a moment hardly shows in the memory."""
 
 
 class SoakNetwork(nn.Module):

@@ -226,6 +226,19 @@ def test_an_altered_tar_is_refused(bundle, tmp_path, name, change, sentence):
         open_bundle(shutil.make_archive(str(tmp_path / "altered"), "tar", bundle.folder))
 
 
+def test_a_package_of_one_library_is_called_what_it_is(tmp_path):
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "metadata.json").write_text("{}")
+    with pytest.raises(BundleError, match=r"is a package of one library.* tvmc run"):
+        open_bundle(shutil.make_archive(str(tmp_path / "net"), "tar", tmp_path / "package"))
+
+
+def test_an_output_where_nothing_can_be_made_is_told_before_the_work(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=r"file is no directory"):
+        check_output(tmp_path / "file" / "deep" / "bundle")
+
+
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UsageError, match="it is no plain file"):

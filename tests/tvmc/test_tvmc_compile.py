@@ -139,6 +139,24 @@ def test_what_nobody_can_read_is_told_with_all_reasons(tmp_path, capsys):
     assert "NoSuchOperation" in capsys.readouterr().err
 
 
+def test_sizes_that_a_network_does_not_take(tmp_path, capsys):
+    halves = [onnx.helper.make_node("MaxPool", ["x"], ["half"], kernel_shape=[2, 2], strides=[2, 2])]
+    halves += [onnx.helper.make_node("Resize", ["half", "", "two"], ["whole"])]
+    node = onnx.helper.make_node("Concat", ["x", "whole"], ["y"], axis=1)
+    values = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in (("x", [1, 3, "height", 8]), ("y", None))
+    ]
+    two = onnx.numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "two")
+    graph = onnx.helper.make_graph([*halves, node], "g", values[:1], values[1:], [two])
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)]), tmp_path / "net.onnx")
+    assert tvmc("compile", tmp_path / "net.onnx", "--input-shapes", "x:[1,3,7,8]") == 4
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "net.onnx with the inputs x 1x3x7x8:" in printed.err
+    assert "Concat" in printed.err
+
+
 @pytest.mark.parametrize(
     ("file", "arguments", "sentence"),
     [

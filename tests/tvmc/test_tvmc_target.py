@@ -89,6 +89,7 @@ def test_vectors_follow_from_the_instructions_of_an_x86_core(core, simd_bytes, r
         ("llvm -num-cores=0", {}, "at least one core"),
         ("llvm --fast-math=2", {}, "fast-math must be 0 or 1"),
         (f"{ARM} -mcpu=cortex-a999", {}, "no core 'cortex-a999'"),
+        ("llvm -mtriple=x86_64-linux-gnu -mcpu=cortex-a72", {}, "for aarch64 add -mtriple=aarch64-linux-gnu"),
         (f"{ARM} -mattr=+neno", {}, "no feature 'neno'"),
         (f"{ARM} -mattr=neon", {}, "must begin with"),
         ("llvm -mtriple=armv7l-linux-gnueabihf", {}, "aarch64 or x86_64 only"),
