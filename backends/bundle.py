@@ -224,6 +224,8 @@ def check_output(output: Path) -> None:
     UsageError
         When something other than a bundle or an empty directory lies there, or nothing may be written there.
     """
+    if output.suffix == ".tar":
+        raise UsageError(f"{output} would be a directory: bundles are written as directories or as .zip files.")
     check_writable(output)
     if not output.exists():
         return

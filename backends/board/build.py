@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -16,7 +15,7 @@ import cospipe.backends.runtime
 from cospipe.backends.board.cache import kept
 from cospipe.backends.board.options import RunnerOptions
 from cospipe.backends.tvm.link import zig, zig_target
-from cospipe.ir.errors import BoardError, UsageError, said_by
+from cospipe.ir.errors import BoardError, said_by
 
 PROGRAM = "cospipe-run"
 SOURCES = Path(cospipe.backends.runtime.__file__).parent / "cpp"
@@ -49,8 +48,6 @@ def build_runner(
 
     Raises
     ------
-    UsageError
-        When there is no such compiler.
     BoardError
         With the compiler's own words when it fails.
     """
@@ -86,10 +83,6 @@ def _compile_all(
 def _compiler(architecture: str, options: RunnerOptions) -> list[str]:
     if not options.cross_compiler:
         return zig("c++", "-target", zig_target(architecture, options.glibc))
-    if shutil.which(options.cross_compiler) is None:
-        raise UsageError(
-            f"There is no compiler {options.cross_compiler!r} on the path (Debian: g++-aarch64-linux-gnu)."
-        )
     has_headers = options.sysroot is not None and (Path(options.sysroot) / "usr/include").is_dir()
     sysroot = [f"--sysroot={Path(str(options.sysroot)).resolve()}"] if has_headers else []
     return [options.cross_compiler, *sysroot, *_STATIC_CPP_LIBRARY]

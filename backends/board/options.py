@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +28,7 @@ class RunnerOptions:
     Raises
     ------
     UsageError
-        When the version is none, or the sysroot no directory.
+        When the version is none, the sysroot no directory, or there is no such compiler.
     """
 
     glibc: str = GLIBC_FLOOR
@@ -39,3 +40,7 @@ class RunnerOptions:
             raise UsageError(f"{self.glibc!r} is no version of glibc; write it as 2.28.")
         if self.sysroot is not None and not Path(self.sysroot).is_dir():
             raise UsageError(f"The sysroot {self.sysroot} is no directory.")
+        if self.cross_compiler and shutil.which(self.cross_compiler) is None:
+            raise UsageError(
+                f"There is no compiler {self.cross_compiler!r} on the path (Debian: g++-aarch64-linux-gnu)."
+            )

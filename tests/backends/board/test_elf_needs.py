@@ -105,10 +105,8 @@ def test_everything_that_would_not_run_is_listed(board, new):
 
 def test_a_program_of_a_newer_cross_compiler_is_told_with_what_to_do(board, new):
     shutil.copy(new, board / PROGRAM)
-    with pytest.raises(
-        BoardError, match=r"cospipe-run needs glibc 2\.28, .*aarch64-linux-gnu-g\+\+ links with its own"
-    ):
-        check_runs_on_board(board, "aarch64", RunnerOptions("2.27", cross_compiler="aarch64-linux-gnu-g++"))
+    with pytest.raises(BoardError, match=r"cospipe-run needs glibc 2\.28, .*\bsh links with its own"):
+        check_runs_on_board(board, "aarch64", RunnerOptions("2.27", cross_compiler="sh"))  # any program that exists
 
 
 def sysroot_with(folder, source, name="libc.so.6", where="lib"):
