@@ -10,8 +10,8 @@ it is also killed (SIGKILL) and started again, in the second half it lives on.
 
 It fails at the first frame that is lost, done twice, out of order, wrong, or met by an adapter that was replaced before
 an earlier frame. A result is committed by being renamed; a killed runner begins with the first frame that has none.
-Every life begins with a full spool, so that its pipeline was full once before memory counts; frames are small, so that
-what they leave behind adds up, and how many are inside at a moment does not show.
+Every life begins with a full spool and an exchange: its pipeline was full once, and what is made once was made, before
+memory counts. Frames are small: what they leave behind adds up, how many are inside does not show.
 Memory is Rss of /proc/PID/smaps_rollup, twice a second; a life's drift is the median of its second half against that
 of its first, without the first ten seconds. Lives under thirty seconds do not count. There is a row for each life.
 """

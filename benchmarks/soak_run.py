@@ -179,6 +179,7 @@ class Soak:
             if not self._all_produced.is_set():
                 self._wait(lambda: self._first_without_result() > first, "the first result")
         self._is_starting = False
+        self._swap()  # the first exchange takes memory that stays, for the thread that makes weights
 
     @property
     def _pid(self) -> int:

@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "adapter.h"
+#include "freed_memory.h"
 #include "link.h"
 #include "watchdog.h"
 #include "weight_thread.h"
@@ -183,6 +184,7 @@ void PipelineState::start() {
   // From here on only generations own weights: those that no frame meets any more go.
   for (const auto& build : builds_) first->push_back(std::move(build->weights));
   generation_ = first;
+  give_back_freed_memory();
 }
 
 void PipelineState::count(size_t& what) {
@@ -373,8 +375,11 @@ void PipelineState::swap_adapter(const std::string& adapter) {
       made->push_back(builds_[i]->library->prepare_changed((*current)[i], made_with_[stage], wanted[stage]));
     }
     made_with_ = std::move(wanted);
-    const std::lock_guard<std::mutex> lock(mutex_);
-    generation_ = std::move(made);
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      generation_ = std::move(made);
+    }
+    give_back_freed_memory();
   });
 }
 
