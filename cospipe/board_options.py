@@ -25,7 +25,7 @@ def runner_options(
     options = {"--sysroot": sysroot, "--glibc": glibc, "--cross-compiler": cross_compiler}
     given = [name for name, value in options.items() if value is not None]
     if not wanted and given:
-        raise UsageError(f"Give --runner as well, the directory for a board is what {', '.join(given)} would change.")
+        raise UsageError(f"Give --runner as well: {', '.join(given)} would change a board's directory only.")
     if not wanted:
         return None
     from cospipe.backends.board.options import RunnerOptions
