@@ -89,6 +89,12 @@ def test_files_that_are_no_archive(text, tmp_path, failure):
     assert told.count("\n") == 1
 
 
+@pytest.mark.parametrize("name", ["net.onnx", "net.pt2", "net.pth"])
+def test_models_are_to_be_compiled_first(name, tmp_path, failure):
+    (tmp_path / name).write_bytes(b"PK\x03\x04 whatever it holds")
+    assert f"compile it first: tvmc compile {tmp_path / name}" in failure(tmp_path / name)
+
+
 def test_pipes_are_not_waited_for(tmp_path, failure):
     os.mkfifo(tmp_path / "pipe")
     assert "it is no plain file" in failure(tmp_path / "pipe")

@@ -42,6 +42,7 @@ from cospipe.ir.manifest import (
 SHARED_LIBRARY: Final = "lib.so"
 OBJECT_FILES: Final = "lib.tar"
 WEIGHTS = "weights.safetensors"
+_OF_MODELS = (".onnx", ".pt2", ".pt", ".pth")
 _OF_OLD_TVMC = ({"mod.json", "mod.params"}, {"mod.so"}, {"mod.tar"}, {"mod.params"})
 
 
@@ -147,6 +148,8 @@ def open_package(path: str | Path) -> Package:
         return open_bundle(path)
     if not path.is_file():  # a pipe would be waited for
         raise UsageError(f"{path} is no package: it is no plain file.")
+    if path.suffix in _OF_MODELS:
+        raise BundleError(f"{path} is a model, no package; compile it first: tvmc compile {path}")
     if zipfile.is_zipfile(path):
         return open_bundle(path)
     names = member_names(path)
