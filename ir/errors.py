@@ -105,5 +105,6 @@ def said_by(finished: CompletedProcess[str]) -> str:
         return words
     if finished.returncode >= 0:
         return f"it ended with status {finished.returncode} and said nothing"
-    name = signal.Signals(-finished.returncode).name
+    names = {known.value: known.name for known in signal.Signals}  # not all of the real-time ones
+    name = names.get(-finished.returncode, f"signal {-finished.returncode}")
     return f"{name} ended it and it said nothing; is the disk full, or memory short?"
