@@ -15,6 +15,7 @@ from cospipe.adapter_cli import adapter_app
 from cospipe.console import JsonOption, err, out, print_json, show_progress, tell
 from cospipe.explore_cli import explore
 from cospipe.finetune_cli import finetune
+from cospipe.interruption import exit_interrupted
 from cospipe.ir.errors import CospipeError, UsageError
 from cospipe.optimize_cli import optimize, predict
 from cospipe.profile_cli import fit, profile
@@ -54,7 +55,7 @@ def main() -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         err.print("Interrupted; nothing half-written was left behind.")
-        sys.exit(130)
+        exit_interrupted()
     except BrokenPipeError:
         sys.exit(0)
 

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from cospipe.console import JsonOption, err, out, parse_shapes, print_json, three_numbers
+from cospipe.interruption import exit_interrupted
 from cospipe.ir.errors import UsageError
 from cospipe.ir.spectral_config import SpectralConfig
 
@@ -119,7 +120,7 @@ def finetune(
             values = fine_tune(request, progress, watch)
         except KeyboardInterrupt:
             _tell_how_to_continue(request.checkpoint_path)
-            raise typer.Exit(130) from None
+            exit_interrupted()
     if as_json:
         return print_json(values)
     out.print(_summary(values))

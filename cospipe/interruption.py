@@ -7,9 +7,23 @@ import signal
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def exit_interrupted() -> NoReturn:
+    """End this process as one that Ctrl-C interrupted: exit code 130.
+
+    Raises
+    ------
+    SystemExit
+        Always.
+    """
+    # A KeyboardInterrupt that passed through an exec() of text (dataclasses has one) is remembered even when it was
+    # caught: `python -m` then sends itself SIGINT at its end and has no exit code. The next exec() forgets it.
+    exec("")
+    raise SystemExit(128 + signal.SIGINT)
 
 
 class Interruption:

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from cospipe.console import JsonOption, err, out, print_json
 from cospipe.input_options import parse_input_shapes, parse_input_values
+from cospipe.interruption import exit_interrupted
 from cospipe.ir.errors import UsageError
 from cospipe.options import ShapeOption, ValueOption
 
@@ -85,7 +86,7 @@ def profile(
                 else "nothing to keep"
             )
             err.print(f"Interrupted: {kept}.", style="yellow", markup=False, highlight=False, soft_wrap=True)
-            raise typer.Exit(130) from None
+            exit_interrupted()
     if as_json:
         return print_json([one.row() for one in profiled])
     out.print(_profile_table(profiled, output))
