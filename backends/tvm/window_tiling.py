@@ -11,6 +11,7 @@ from cospipe.backends.tvm.tiling import Core
 
 _MOST_ROWS = 4
 _MOST_UNROLLED_KERNEL_ROWS = 3
+_MOST_UNROLLED_TAPS = 16
 _LATENCY_CYCLES = 6
 """More than of one multiply-add: the first and the last of a tile wait for the tiles before and behind it."""
 _LOOP_CYCLES = 2
@@ -27,6 +28,11 @@ class Slide:
     stride: int
     dilation: int
 
+    @property
+    def is_long(self) -> bool:
+        """Whether the window has too many taps to write them all out."""
+        return self.kernel > _MOST_UNROLLED_TAPS
+
     def reads(self, tile: int) -> int:
         """Return how many different input positions the windows of ``tile`` outputs side by side look at."""
         return len({o * self.stride + k * self.dilation for o in range(tile) for k in range(self.kernel)})
@@ -42,6 +48,8 @@ class WindowTile:
 
 def holds_kernel(tile: WindowTile, rows: Slide, columns: Slide, core: Core) -> bool:
     """Tell whether the whole kernel of a depthwise convolution stays in registers beside the sums of a tile."""
+    if columns.is_long:
+        return False
     return tile.rows * tile.columns + rows.kernel * columns.kernel + _spare_registers(core) <= core.registers
 
 
@@ -50,7 +58,7 @@ def depthwise_tile(rows: Slide, columns: Slide, core: Core) -> WindowTile:
     """Choose the tile of a depthwise convolution that needs the fewest cycles for the whole image.
 
     A small kernel stays in registers, and every input is read once for all outputs of a tile of several rows. Of a
-    larger one, a row of weights after the other is read for each tile of one row.
+    larger one, a row of weights after the other is read for each tile of one row; of one with long rows, each weight.
 
     Parameters
     ----------
@@ -62,11 +70,15 @@ def depthwise_tile(rows: Slide, columns: Slide, core: Core) -> WindowTile:
     taps = rows.kernel * columns.kernel
 
     def fits(tile: WindowTile) -> bool:
+        if columns.is_long:
+            return tile.rows == 1 and tile.columns + 1 + _spare_registers(core) <= core.registers
         by_kernel_rows = tile.rows == 1 and tile.columns + columns.kernel + _spare_registers(core) <= core.registers
         return by_kernel_rows or holds_kernel(tile, rows, columns, core)
 
     def cycles(tile: WindowTile) -> float:
         outputs = tile.rows * tile.columns
+        if columns.is_long:
+            return _tile_cycles(outputs * taps, taps * (outputs + 1), outputs, taps, core) + taps * _LOOP_CYCLES
         if holds_kernel(tile, rows, columns, core):
             row_taps = ceil(taps / ceil(columns.outputs / tile.columns))  # read once for a row of tiles
             loads = rows.reads(tile.rows) * columns.reads(tile.columns) + row_taps
@@ -87,14 +99,20 @@ def pooling_tile(rows: Slide, columns: Slide, core: Core) -> WindowTile:
     """Choose the tile of a pooling that needs the fewest cycles for the whole image.
 
     Each column of inputs is combined first, one register a column and output row; then the columns of each window are.
+    Under a window of long rows, each output of a tile of one row is combined on its own.
     """
 
     def fits(tile: WindowTile) -> bool:
+        if columns.is_long:
+            return tile.rows == 1 and tile.columns + _spare_registers(core) <= core.registers
         is_one_row = tile.rows == 1 or unrolls_window(rows)
         return is_one_row and tile.rows * columns.reads(tile.columns) + _spare_registers(core) <= core.registers
 
     def cycles(tile: WindowTile) -> float:
         read, outputs = columns.reads(tile.columns), tile.rows * tile.columns
+        if columns.is_long:
+            taps = rows.kernel * columns.kernel
+            return _tile_cycles(outputs * taps, outputs * taps, outputs, taps, core) + taps * _LOOP_CYCLES
         operations = tile.rows * read * (rows.kernel - 1) + outputs * (columns.kernel - 1)
         return _tile_cycles(operations, rows.reads(tile.rows) * read, outputs, rows.kernel, core)
 

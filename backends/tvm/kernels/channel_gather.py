@@ -17,7 +17,7 @@ from tvm.script.ir_builder import tirx as T
 from cospipe.backends.tvm.kernels.expressions import Expr
 from cospipe.backends.tvm.kernels.fused import FusedKernel
 from cospipe.backends.tvm.kernels.loops import shared_items
-from cospipe.backends.tvm.kernels.windows import register
+from cospipe.backends.tvm.kernels.window_tiles import register
 from cospipe.backends.tvm.tiling import Core
 
 NAME = "channel_gather"

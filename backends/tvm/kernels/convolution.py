@@ -18,42 +18,10 @@ from tvm.script.ir_builder import tirx as T
 from cospipe.backends.tvm.kernels.expressions import Expr
 from cospipe.backends.tvm.kernels.fused import FusedKernel
 from cospipe.backends.tvm.kernels.loops import Sums, add_products, element, last_moved_back, read_run, shared_items
+from cospipe.backends.tvm.kernels.window import Window
 from cospipe.backends.tvm.tiling import FP32_BYTES, Core, register_tile, runs_channels_outside, tile_starts
 
 NAME = "convolution"
-
-
-@dataclass(frozen=True)
-class Window:
-    """Where a sliding window looks along one axis."""
-
-    input: int
-    output: int
-    kernel: int
-    stride: int
-    padding: int
-    dilation: int
-
-    def position(self, output: Any, tap: Any) -> Any:
-        """Return the input position of a tap of one output; outside the image when negative or too large."""
-        return output * self.stride - self.padding + tap * self.dilation
-
-    def is_inside(self, output: int, tap: int) -> bool:
-        """Tell whether a tap of an output lies in the image."""
-        return bool(0 <= self.position(output, tap) < self.input)
-
-    @property
-    def leaves_image(self) -> bool:
-        """Whether any tap of any output lies outside."""
-        return not (self.is_inside(0, 0) and self.is_inside(self.output - 1, self.kernel - 1))
-
-    def taps(self, output: Expr) -> tuple[Expr, Expr]:
-        """Return the first tap inside the image, and the one behind the last."""
-        if not self.leaves_image:
-            return 0, self.kernel
-        first = -((output * self.stride - self.padding) // self.dilation)
-        behind = (self.input - 1 - (output * self.stride - self.padding)) // self.dilation + 1
-        return T.max(first, 0), T.min(behind, self.kernel)
 
 
 @dataclass(frozen=True)
@@ -179,6 +147,27 @@ def emit_loops(kernel: FusedKernel, convolution: Convolution, core: Core) -> Non
     _Emitter(kernel, convolution, core).emit()
 
 
+def emit_tile(
+    kernel: FusedKernel, convolution: Convolution, core: Core, outer: Sequence[Expr], row: Expr, start: Expr
+) -> None:
+    """Emit one register tile.
+
+    Parameters
+    ----------
+    kernel : FusedKernel
+        The tensors, and where results go.
+    convolution : Convolution
+        What is computed.
+    core : Core
+        Where it runs.
+    outer : tuple of Expr
+        Image, group, and which register tile along the output channels.
+    row, start : Expr
+        Of outputs; the tile begins at column ``start``.
+    """
+    _Emitter(kernel, convolution, core).tile(*outer, row, start)
+
+
 class _Emitter:
     def __init__(self, kernel: FusedKernel, convolution: Convolution, core: Core) -> None:
         self.data, self.weight = kernel.inputs
@@ -194,11 +183,11 @@ class _Emitter:
             tile, row = (third, fourth) if self._channels_outside() else (fourth, third)
             for first, is_static in self._column_tiles():
                 if is_static:
-                    self._tile(image, group, tile, row, first)
+                    self.tile(image, group, tile, row, first)
                 else:
                     with T.serial(*first) as column_tile:
                         start = last_moved_back(column_tile, c.tile_columns, c.columns.output)
-                        self._tile(image, group, tile, row, start)
+                        self.tile(image, group, tile, row, start)
 
     def _channels_outside(self) -> bool:
         c = self.convolution
@@ -210,6 +199,8 @@ class _Emitter:
         """Tiles whose taps partly leave the image, each with code of its own, and runs of all the others."""
         c = self.convolution
         starts = tile_starts(c.columns.output, c.tile_columns)
+        if c.columns.loops_over_taps:
+            return [((0, len(starts)), False)]
         tiles: list[tuple[Any, bool]] = []
         for number, start in enumerate(starts):
             if self._is_cut(start):
@@ -225,13 +216,16 @@ class _Emitter:
         last = start + self.convolution.tile_columns - 1
         return not (columns.is_inside(start, 0) and columns.is_inside(last, columns.kernel - 1))
 
-    def _tile(self, image: Expr, group: Expr, tile: Expr, row: Expr, start: Expr) -> None:
+    def tile(self, image: Expr, group: Expr, tile: Expr, row: Expr, start: Expr) -> None:
+        """Emit the sums of a register tile and their store."""
         c = self.convolution
         sums = Sums(c.tile_columns, c.tile_vectors, c.output_block)
         with T.serial(c.input_blocks) as block, T.serial(*c.rows.taps(row)) as kernel_row:
             source = [image, group * c.input_blocks + block, c.rows.position(row, kernel_row)]
             weight = [group, tile, block, kernel_row]
-            if self._reads_runs(start):
+            if c.columns.loops_over_taps:
+                self._products_of_long_row(sums, source, weight, start)
+            elif self._reads_runs(start):
                 self._products_of_run(sums, source, weight, start)
             elif isinstance(start, int) or c.input_block == 1:
                 for kernel_column in range(c.columns.kernel):
@@ -240,6 +234,13 @@ class _Emitter:
                 with T.serial(c.columns.kernel) as kernel_column:
                     self._products(sums, source, weight, start, kernel_column)
         self._store(sums, image, group, tile, row, start)
+
+    def _products_of_long_row(self, sums: Sums, source: Sequence[Expr], weight: Sequence[Expr], start: Expr) -> None:
+        self.convolution.columns.each_tap(
+            start,
+            self.convolution.tile_columns,
+            lambda tap, is_shared: self._products(sums, source, weight, start, tap, is_shared),
+        )
 
     def _reads_runs(self, start: Expr) -> bool:
         """Whether neighbouring columns of a plain image are read as vectors, whose lanes then multiply."""
@@ -266,7 +267,13 @@ class _Emitter:
         add_products(sums, pixels, lambda channel, lane: element(self.weight, *weight, channel, lane), 1, self.core)
 
     def _products(
-        self, sums: Sums, source: Sequence[Expr], weight: Sequence[Expr], start: Expr, kernel_column: Expr
+        self,
+        sums: Sums,
+        source: Sequence[Expr],
+        weight: Sequence[Expr],
+        start: Expr,
+        kernel_column: Expr,
+        is_inside: bool = True,
     ) -> None:
         """Add the products of one kernel position with one block of input channels."""
         c = self.convolution
@@ -280,16 +287,26 @@ class _Emitter:
         position = [*weight, kernel_column]
         add_products(
             sums,
-            {column: self._pixel(source, c.columns.position(start + column, kernel_column)) for column in columns},
+            {column: self._pixel(source, start + column, kernel_column, is_inside) for column in columns},
             lambda channel, lane: element(self.weight, *position, channel, lane),
             c.input_block,
             self.core,
         )
 
-    def _pixel(self, source: Sequence[Expr], column: Expr) -> Callable[[Expr], Expr]:
-        if len(self.data.ty.shape) == 4:
-            return lambda _channel: element(self.data, *source, column)
-        return lambda channel: element(self.data, *source, column, channel)
+    def _pixel(
+        self, source: Sequence[Expr], output: Expr, kernel_column: Expr, is_inside: bool
+    ) -> Callable[[Expr], Expr]:
+        columns = self.convolution.columns
+        position = columns.position(output, kernel_column)
+        is_plain = len(self.data.ty.shape) == 4
+
+        def pixel(channel: Expr) -> Expr:
+            value = (
+                element(self.data, *source, position) if is_plain else element(self.data, *source, position, channel)
+            )
+            return value if is_inside else columns.if_inside(output, kernel_column, value)
+
+        return pixel
 
     def _store(self, sums: Sums, image: Expr, group: Expr, tile: Expr, row: Expr, start: Expr) -> None:
         c = self.convolution

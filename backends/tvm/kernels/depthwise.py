@@ -17,11 +17,11 @@ from typing import Any
 from tvm import te, tirx
 from tvm.script.ir_builder import tirx as T
 
-from cospipe.backends.tvm.kernels.convolution import Window
 from cospipe.backends.tvm.kernels.expressions import Expr
 from cospipe.backends.tvm.kernels.fused import FusedKernel
-from cospipe.backends.tvm.kernels.loops import last_moved_back, shared_items
-from cospipe.backends.tvm.kernels.windows import (
+from cospipe.backends.tvm.kernels.loops import element, last_moved_back, shared_items
+from cospipe.backends.tvm.kernels.window import Window
+from cospipe.backends.tvm.kernels.window_tiles import (
     Line,
     Registers,
     each_column_tile,
@@ -30,7 +30,6 @@ from cospipe.backends.tvm.kernels.windows import (
     input_rows,
     inside_and_at_edges,
     register,
-    slide,
     with_finished_rows,
 )
 from cospipe.backends.tvm.tiling import Core
@@ -68,7 +67,7 @@ class Depthwise:
     @classmethod
     def choose(cls, batch: int, channels: int, block: int, rows: Window, columns: Window, core: Core) -> Depthwise:
         """Return the convolution with its tile."""
-        tile = depthwise_tile(slide(rows), slide(columns), core)
+        tile = depthwise_tile(rows.slide, columns.slide, core)
         return cls(batch, ceil(channels / block), block, rows, columns, tile.rows, tile.columns)
 
     @classmethod
@@ -117,14 +116,14 @@ class _Emitter:
         c = self.convolution
         extents = [c.batch, c.channel_blocks, ceil(c.rows.output / c.tile_rows)]
         cycles = c.macs / (self.core.lanes * self.core.fma_per_cycle)
-        tile = WindowTile(c.tile_rows, c.tile_columns)
-        holds = holds_kernel(tile, slide(c.rows), slide(c.columns), self.core)
+        holds = holds_kernel(WindowTile(c.tile_rows, c.tile_columns), c.rows.slide, c.columns.slide, self.core)
         with shared_items(extents, cycles, self.core) as (image, block, row_tile):
             first = [image, block, last_moved_back(row_tile, c.tile_rows, c.rows.output)]
             if holds:
                 self._tiles(first)
             else:
-                each_column_tile(c.columns, c.tile_columns, lambda column: self._tile_by_kernel_rows(first, column))
+                tile = self._tile_by_taps if c.columns.loops_over_taps else self._tile_by_kernel_rows
+                each_column_tile(c.columns, c.tile_columns, lambda column: tile(first, column))
 
     def _tiles(self, first: list[Expr]) -> None:
         """Emit a row of tiles with the whole kernel in registers."""
@@ -154,6 +153,30 @@ class _Emitter:
             weights = self._read_weights(first[1], kernel_row)
             self._add_row(sums, first, Line(position, taps=((0, 0),)), column, {0: weights})
         self._store(sums, [0], first, column)
+
+    def _tile_by_taps(self, first: list[Expr], column: Expr) -> None:
+        """Emit a tile of one row of outputs as loops over the rows of a kernel and the taps of each."""
+        c, sums = self.convolution, self._sums()
+        sums.start_all()
+        with each_kernel_row(c.rows, first[2]) as (kernel_row, position):
+            source, weight = [*first[:2], position], [first[1], kernel_row]
+            c.columns.each_tap(
+                column,
+                c.tile_columns,
+                lambda tap, is_inside: self._add_tap(sums, source, weight, column, tap, is_inside),
+            )
+        self._store(sums, [0], first, column)
+
+    def _add_tap(
+        self, sums: Registers, source: list[Expr], weight: list[Expr], column: Expr, tap: Expr, is_inside: bool
+    ) -> None:
+        c, factor = self.convolution, register(self.convolution.block)
+        with T.vectorized(c.block) as lane:
+            T.buffer_store(factor, element(self.weight, *weight, tap, lane), [lane])
+            for number in range(c.tile_columns):
+                data = element(self.data, *source, c.columns.position(column + number, tap), lane)
+                data = data if is_inside else c.columns.if_inside(column + number, tap, data)
+                sums.add((0, number), lane, data * factor[lane])
 
     def _sums(self) -> Registers:
         c = self.convolution

@@ -76,13 +76,19 @@ class _Emitter:
 
     def _crossing_loop(self, along: int) -> int | None:
         """Return the loop along which the elements of an input are neighbours that lies across the result."""
-        for read in self.accesses.reads:
-            if _lies_along(read, along) or 1 not in read.steps:
+        for read in self._turnable(along).values():
+            if 1 not in read.steps:
                 continue
             across = read.steps.index(1)
             if min(self._extents[along], self._extents[across], self.core.lanes) >= _SMALLEST_BLOCK:
                 return across
         return None
+
+    def _turnable(self, along: int) -> dict[Any, Access]:
+        """Return the reads across the result that can be made ahead, whatever is then computed of them."""
+        reads = zip(self.accesses.names, self.accesses.reads, strict=True)
+        conditional = self.accesses.conditional_reads
+        return {name: read for name, read in reads if name not in conditional and not _lies_along(read, along)}
 
     def _emit_elements(self) -> None:
         with shared_items(self._extents, self._cycles(1), self.core) as positions:
@@ -152,8 +158,8 @@ class _Emitter:
     def _block(self, starts: Mapping[int, Expr], along: int, across: int, size: int) -> None:
         turned = {
             name: transposed(self._source(read, starts, along, across), size)
-            for name, read in zip(self.accesses.names, self.accesses.reads, strict=True)
-            if read.steps[across] == 1 and not _lies_along(read, along)
+            for name, read in self._turnable(along).items()
+            if read.steps[across] == 1
         }
         with T.vectorized(size) as lane:  # one loop: TVM's FlattenBuffer takes time with the square of their number
             for i in range(size):

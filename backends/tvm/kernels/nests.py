@@ -111,7 +111,7 @@ def cut_nest(nest: Nest) -> list[Nest]:
 
 
 def _parts(nest: Nest) -> list[Nest]:
-    for comparison in _comparisons(nest.value):
+    for comparison in _comparisons(nest):
         if place := _change(nest, comparison):
             return nest.cut(*place)
     for division in _divisions(nest):
@@ -120,20 +120,27 @@ def _parts(nest: Nest) -> list[Nest]:
     return []
 
 
-def _comparisons(value: Expr) -> Iterator[Expr]:
-    """Find the comparisons of integers in conditions."""
+def is_choice(call: Call) -> bool:
+    """Tell whether a call computes only one of two values, by a condition."""
+    return isinstance(call.op, tvm.ir.Op) and str(call.op.name) == _CHOICE
+
+
+def _comparisons(nest: Nest) -> Iterator[Expr]:
+    """Find the comparisons of integers in conditions, and those that minima and maxima of integers make."""
     conditions: list[Expr] = []
 
     def note(node: Expr) -> None:
         if isinstance(node, tirx.Select):
             conditions.append(node.condition)
-        elif isinstance(node.op, tvm.ir.Op) and node.op.name == _CHOICE:
+        elif is_choice(node):
             conditions.append(node.args[0])
 
-    structural_walk(value, ((Call, tirx.Select), note))
+    structural_walk(nest.value, ((Call, tirx.Select), note))
     found: list[Expr] = []
     for condition in conditions:
         structural_walk(condition, (_COMPARISONS, found.append))
+    for expression in (*nest.index, nest.value):
+        structural_walk(expression, ((tirx.Min, tirx.Max), lambda extreme: found.append(tirx.LT(extreme.a, extreme.b))))
     return (comparison for comparison in found if "int" in str(comparison.a.ty.dtype))
 
 

@@ -17,11 +17,11 @@ from typing import Any
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from cospipe.backends.tvm.kernels.convolution import Window
 from cospipe.backends.tvm.kernels.expressions import Expr
 from cospipe.backends.tvm.kernels.fused import FusedKernel
-from cospipe.backends.tvm.kernels.loops import last_moved_back, shared_items
-from cospipe.backends.tvm.kernels.windows import (
+from cospipe.backends.tvm.kernels.loops import element, last_moved_back, shared_items
+from cospipe.backends.tvm.kernels.window import Window
+from cospipe.backends.tvm.kernels.window_tiles import (
     Line,
     Registers,
     each_column_tile,
@@ -30,7 +30,6 @@ from cospipe.backends.tvm.kernels.windows import (
     input_rows,
     inside_and_at_edges,
     register,
-    slide,
     with_finished_rows,
 )
 from cospipe.backends.tvm.tiling import Core
@@ -73,7 +72,7 @@ class Pooling:
         cls, combination: str, blocked_shape: Sequence[int], rows: Window, columns: Window, core: Core
     ) -> Pooling:
         """Return the pooling of an image in channel blocks, with its tile."""
-        tile = pooling_tile(slide(rows), slide(columns), core)
+        tile = pooling_tile(rows.slide, columns.slide, core)
         images, channel_blocks, block = blocked_shape[0], blocked_shape[1], blocked_shape[-1]
         return cls(combination, images, channel_blocks, block, rows, columns, tile.rows, tile.columns)
 
@@ -113,7 +112,9 @@ class _Emitter:
         cycles = p.operations / (self.core.lanes * self.core.fma_per_cycle)
         with shared_items(extents, cycles, self.core) as (image, block, row_tile):
             first = [image, block, last_moved_back(row_tile, p.tile_rows, p.rows.output)]
-            if unrolls_window(slide(p.rows)):
+            if p.columns.loops_over_taps:
+                each_column_tile(p.columns, p.tile_columns, lambda column: self._tile_by_taps(first, column))
+            elif unrolls_window(p.rows.slide):
                 inside_and_at_edges(input_rows(p.rows, p.tile_rows, first[2]), lambda lines: self._tiles(first, lines))
             else:
                 each_column_tile(p.columns, p.tile_columns, lambda column: self._tile_by_rows(first, column))
@@ -140,6 +141,29 @@ class _Emitter:
         with each_kernel_row(self.pooling.rows, first[2]) as (_kernel_row, position):
             self._add_row(combined, first, Line(position, taps=((0, 0),)), pixels)
         self._store(combined, [0], first, column, pixels)
+
+    def _tile_by_taps(self, first: list[Expr], column: Expr) -> None:
+        """Emit a tile under a window of long rows, each output on its own."""
+        p = self.pooling
+        outputs = Registers(list(range(p.tile_columns)), p.block, self.combine, self.neutral)
+        outputs.start_all()
+        with each_kernel_row(p.rows, first[2]) as (_kernel_row, position):
+            source = [*first[:2], position]
+            p.columns.each_tap(
+                column, p.tile_columns, lambda tap, is_inside: self._add_tap(outputs, source, column, tap, is_inside)
+            )
+        with T.vectorized(p.block) as lane:
+            for number in range(p.tile_columns):
+                self.epilogue.store([*first, column + number, lane], outputs.get(number, lane))
+
+    def _add_tap(self, outputs: Registers, source: list[Expr], column: Expr, tap: Expr, is_inside: bool) -> None:
+        columns = self.pooling.columns
+        with T.vectorized(self.pooling.block) as lane:
+            for number in range(self.pooling.tile_columns):
+                data = element(self.data, *source, columns.position(column + number, tap), lane)
+                outputs.add(
+                    number, lane, data if is_inside else columns.if_inside(column + number, tap, data, self.neutral)
+                )
 
     def _registers(self, pixels: list[Line]) -> Registers:
         """Return one register for each row of outputs and column of inputs."""

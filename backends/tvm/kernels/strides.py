@@ -9,11 +9,11 @@ from typing import Any
 
 import tvm
 from tvm import sym, tirx
-from tvm.ir import TensorLoad
+from tvm.ir import Call, TensorLoad
 from tvm_ffi import structural_equal, structural_map, structural_walk
 
 from cospipe.backends.tvm.kernels.expressions import Expr
-from cospipe.backends.tvm.kernels.nests import Loop, Nest, coefficients, substitute
+from cospipe.backends.tvm.kernels.nests import Loop, Nest, coefficients, is_choice, substitute
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,17 @@ class Accesses:
         for expression in (self.value, *(access.base for access in (self.store, *self.reads))):
             structural_walk(expression, (tirx.Var, variables.append))
         return set(variables) & {loop.variable for loop in self.loops}
+
+    @property
+    def conditional_reads(self) -> set[Any]:
+        """Names of reads that depend on a condition; where it does not hold, they may lie outside their buffer."""
+        choices: list[Any] = []
+        structural_walk(self.value, (Call, lambda call: choices.append(call) if is_choice(call) else None))
+        variables: list[Any] = []
+        for choice in choices:
+            for branch in choice.args[1:]:
+                structural_walk(branch, (tirx.Var, variables.append))
+        return set(variables) & set(self.names)
 
 
 def find_accesses(nest: Nest, output: Any) -> Accesses:

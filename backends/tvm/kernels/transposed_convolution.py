@@ -3,6 +3,8 @@
 Along an axis, output o is the sum over taps k of input (o + padding - k * dilation) / stride, where that is whole. So
 outputs whose positions leave the same remainder when divided by the stride, a phase, read the same taps, from inputs
 side by side: a phase is a direct convolution of stride 1. Its outputs are stored with a distance of the stride.
+
+Few phases have code of their own each. The hundreds of a large stride are a loop, and the taps of each are loops too.
 """
 
 from __future__ import annotations
@@ -16,13 +18,15 @@ from tvm import te, tirx
 from tvm.script.ir_builder import tirx as T
 
 from cospipe.backends.tvm.kernels import convolution as direct
-from cospipe.backends.tvm.kernels.convolution import Convolution, Window
+from cospipe.backends.tvm.kernels.convolution import Convolution
 from cospipe.backends.tvm.kernels.expressions import Expr
 from cospipe.backends.tvm.kernels.fused import Epilogue, FusedKernel
 from cospipe.backends.tvm.kernels.loops import shared_items
+from cospipe.backends.tvm.kernels.window import LoopedWindow, Window
 from cospipe.backends.tvm.tiling import Core
 
 NAME = "transposed_convolution"
+_MOST_UNROLLED_PHASES = 16
 
 
 @dataclass(frozen=True)
@@ -31,17 +35,17 @@ class Phase:
 
     Parameters
     ----------
-    first, step : int
+    first, step : Expr, int
         Which outputs.
-    last_tap, tap_step : int
+    last_tap, tap_step : Expr, int
         The convolution's taps are these taps of the kernel, from the last one on.
     window : Window
         How the convolution slides; its kernel is 0 when no tap hits these outputs.
     """
 
-    first: int
+    first: Expr
     step: int
-    last_tap: int
+    last_tap: Expr
     tap_step: int
     window: Window
 
@@ -69,6 +73,27 @@ class Axis:
     def phases(self) -> list[Phase]:
         """All outputs, divided into phases."""
         return [self._phase(first) for first in range(min(self.stride, self.output))]
+
+    @property
+    def narrowest(self) -> int:
+        """Outputs of the phase with the fewest."""
+        return max(1, self.output // self.stride)
+
+    @property
+    def can_loop(self) -> bool:
+        """Whether some tap hits every phase of a kernel that is large enough, so that all can be computed alike."""
+        return gcd(self.stride, self.dilation) == 1
+
+    def looped_phase(self, first: Expr) -> Phase:
+        """Return the phase of an output that is known only when the code runs."""
+        reached = first + self.padding
+        first_tap = reached * pow(self.dilation, -1, self.stride) % self.stride if self.stride > 1 else 0
+        taps = (self.kernel - first_tap + self.stride - 1) // self.stride
+        last_tap = first_tap + (taps - 1) * self.stride
+        padding = (last_tap * self.dilation - reached) // self.stride
+        outputs = (self.output - first + self.stride - 1) // self.stride
+        window = LoopedWindow(self.input, outputs, taps, 1, padding, self.dilation)
+        return Phase(first, self.stride, last_tap, self.stride, window)
 
     def _phase(self, first: int) -> Phase:
         taps = [tap for tap in range(self.kernel) if (first + self.padding - tap * self.dilation) % self.stride == 0]
@@ -122,8 +147,19 @@ class TransposedConvolution:
         blocks = self.groups * self.output_channels // self.output_block
         return self.batch, blocks, self.rows.output, self.columns.output, self.output_block
 
-    def convolution(self, rows: Window, columns: Window) -> Convolution:
-        """Return the direct convolution with these windows."""
+    @property
+    def channel_tiles(self) -> int:
+        """Register tiles along the output channels of one group."""
+        return ceil(self.output_channels // self.output_block / self.tile_vectors)
+
+    @property
+    def loops_over_phases(self) -> bool:
+        """Whether there are too many phases to write code for each."""
+        can_loop = self.rows.can_loop and self.columns.can_loop
+        return can_loop and self.rows.stride * self.columns.stride > _MOST_UNROLLED_PHASES
+
+    def convolution(self, rows: Window, columns: Window, most_columns: int) -> Convolution:
+        """Return the direct convolution with these windows, whose register tile has at most some columns."""
         return Convolution(
             batch=self.batch,
             groups=self.groups,
@@ -133,7 +169,7 @@ class TransposedConvolution:
             output_block=self.output_block,
             rows=rows,
             columns=columns,
-            tile_columns=min(self.tile_columns, columns.output),
+            tile_columns=min(self.tile_columns, most_columns),
             tile_vectors=self.tile_vectors,
         )
 
@@ -165,25 +201,59 @@ def pack_weight(weight: te.Tensor, transposed: TransposedConvolution, groups: in
 
     turned = te.compute((groups * group_outputs, group_inputs, *kernel), dense, name="turned_weight")
     rows, columns = (Window(extent, 1, extent, 1, 0, 1) for extent in kernel)
-    return direct.pack_weight(turned, transposed.convolution(rows, columns), groups, merged_groups)
+    return direct.pack_weight(turned, transposed.convolution(rows, columns, 1), groups, merged_groups)
 
 
 def emit(kernel: FusedKernel, core: Core) -> tirx.PrimFunc:
     """Return the convolution with its loops."""
-    return kernel.emitted(lambda: _emit_phases(kernel, TransposedConvolution.read(kernel.options), core))
+    transposed = TransposedConvolution.read(kernel.options)
+    emit_phases = _emit_looped_phases if transposed.loops_over_phases else _emit_phases
+    return kernel.emitted(lambda: emit_phases(kernel, transposed, core))
 
 
 def _emit_phases(kernel: FusedKernel, transposed: TransposedConvolution, core: Core) -> None:
-    data, weight = kernel.inputs
     for rows in transposed.rows.phases:
         for columns in transposed.columns.phases:
-            convolution = transposed.convolution(rows.window, columns.window)
-            epilogue = _SpreadOut(**vars(kernel.epilogue), rows=rows, columns=columns)
+            convolution = transposed.convolution(rows.window, columns.window, columns.window.output)
+            phase = _of_phase(kernel, rows, columns)
             if rows.window.kernel and columns.window.kernel:
-                phase = replace(kernel, inputs=(data, _PhaseWeight(weight, rows, columns)), epilogue=epilogue)
                 direct.emit_loops(phase, convolution, core)
             else:
-                _emit_zeros(epilogue, convolution, core)
+                _emit_zeros(phase.epilogue, convolution, core)
+
+
+def _emit_looped_phases(kernel: FusedKernel, transposed: TransposedConvolution, core: Core) -> None:
+    """Emit one register tile, in loops over everything else."""
+    rows, columns = transposed.rows, transposed.columns
+    tiles = transposed.channel_tiles
+    with (
+        shared_items(
+            [transposed.batch, transposed.groups, tiles, rows.output], _cycles(transposed, core), core
+        ) as item,
+        T.serial(min(columns.stride, columns.output)) as first,
+    ):
+        *outer, row = item
+        row_phase, column_phase = rows.looped_phase(row % rows.stride), columns.looped_phase(first)
+        convolution = transposed.convolution(row_phase.window, column_phase.window, columns.narrowest)
+        outputs, size = column_phase.window.output, convolution.tile_columns
+        with T.serial((outputs + size - 1) // size) as number:
+            start = T.min(number * size, outputs - size)
+            phase = _of_phase(kernel, row_phase, column_phase)
+            direct.emit_tile(phase, convolution, core, outer, row // rows.stride, start)
+
+
+def _cycles(transposed: TransposedConvolution, core: Core) -> float:
+    taps = transposed.rows.kernel * transposed.columns.kernel
+    inputs = transposed.batch * transposed.groups * transposed.rows.input * transposed.columns.input
+    macs = inputs * transposed.input_channels * transposed.output_channels * taps
+    return macs / (core.lanes * core.fma_per_cycle)
+
+
+def _of_phase(kernel: FusedKernel, rows: Phase, columns: Phase) -> FusedKernel:
+    """Return the kernel with the weights of a phase, and its outputs' places."""
+    data, weight = kernel.inputs
+    epilogue = _SpreadOut(**vars(kernel.epilogue), rows=rows, columns=columns)
+    return replace(kernel, inputs=(data, _PhaseWeight(weight, rows, columns)), epilogue=epilogue)
 
 
 def _emit_zeros(epilogue: Epilogue, convolution: Convolution, core: Core) -> None:

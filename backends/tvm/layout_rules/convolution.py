@@ -8,9 +8,10 @@ from tvm import relax
 
 from cospipe.backends.tvm.kernels import convolution as direct
 from cospipe.backends.tvm.kernels import depthwise, winograd
-from cospipe.backends.tvm.kernels.convolution import Convolution, Window
+from cospipe.backends.tvm.kernels.convolution import Convolution
 from cospipe.backends.tvm.kernels.depthwise import Depthwise
 from cospipe.backends.tvm.kernels.fused import call_attributes, declare
+from cospipe.backends.tvm.kernels.window import Window
 from cospipe.backends.tvm.kernels.winograd import Winograd
 from cospipe.backends.tvm.layout import Expr, LayoutRewriter, Rule, Value, shape_of
 from cospipe.backends.tvm.tiling import ConvolutionShape, direct_cycles, register_tile, winograd_cycles, winograd_panel

@@ -6,9 +6,9 @@ import numpy as np
 from tvm import relax
 
 from cospipe.backends.tvm.kernels import pooling as kernel
-from cospipe.backends.tvm.kernels.convolution import Window
 from cospipe.backends.tvm.kernels.fused import call_attributes, declare
 from cospipe.backends.tvm.kernels.pooling import Pooling
+from cospipe.backends.tvm.kernels.window import Window
 from cospipe.backends.tvm.layout import Expr, LayoutRewriter, Rule, Value, shape_of
 from cospipe.backends.tvm.tiling import largest_divisor
 

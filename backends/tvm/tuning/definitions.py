@@ -16,7 +16,7 @@ from tvm.s_tir import SBlock
 from tvm_ffi import structural_walk
 
 from cospipe.backends.tvm.kernels import convolution, depthwise, dot_products, matrix_product, pooling
-from cospipe.backends.tvm.kernels.convolution import Convolution, Window
+from cospipe.backends.tvm.kernels.convolution import Convolution
 from cospipe.backends.tvm.kernels.depthwise import Depthwise
 from cospipe.backends.tvm.kernels.dot_products import DotProducts
 from cospipe.backends.tvm.kernels.expressions import Expr, rewrite
@@ -24,6 +24,7 @@ from cospipe.backends.tvm.kernels.fused import FusedKernel, find_kernel
 from cospipe.backends.tvm.kernels.loops import last_moved_back, unflatten
 from cospipe.backends.tvm.kernels.matrix_product import MatrixProduct, Operand
 from cospipe.backends.tvm.kernels.pooling import Pooling
+from cospipe.backends.tvm.kernels.window import Window
 
 Tensors = Sequence[te.Tensor]
 

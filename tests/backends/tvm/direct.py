@@ -31,7 +31,7 @@ def kernels(functions, core):
 
 
 class Library:
-    """Kernels compiled for one kind of core; each is called by its name with arrays and returns an array."""
+    """Kernels compiled for one kind of core; each is called by its name with arrays or tensors and returns an array."""
 
     def __init__(self, functions, core):
         self.functions, self._library = functions, tvm.compile(kernels(functions, core), target=host())
@@ -41,8 +41,12 @@ class Library:
         compute, specs = self.functions[name]
         result = compute(*(te.placeholder(shape, dtype) for shape, dtype in specs))
         output = tvm.runtime.tensor(np.full([int(n) for n in result.shape], 77, str(result.dtype)))
-        self._library[f"kernel{position}"](*(tvm.runtime.tensor(array) for array in arrays), output)
+        self._library[f"kernel{position}"](*map(_tensor, arrays), output)
         return output.numpy()
+
+
+def _tensor(array):
+    return array if isinstance(array, tvm.runtime.Tensor) else tvm.runtime.tensor(array)
 
 
 def random_arrays(specs, seed=0):

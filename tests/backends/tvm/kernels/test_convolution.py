@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from cospipe.backends.tvm.kernels.convolution import Window
+from cospipe.backends.tvm.kernels.window import Window
 from cospipe.backends.tvm.layout_rules import convolution
 from cospipe.backends.tvm.tiling import Core
 
@@ -22,7 +22,7 @@ def convolutions(draw):
     """A dense or grouped convolution, and an image it fits on."""
     groups = draw(st.sampled_from([1, 1, 1, 2, 3, 4]))
     inputs, outputs = groups * draw(st.integers(1, 20)), groups * draw(st.integers(1, 40))
-    kernel = draw(st.tuples(st.integers(1, 5), st.integers(1, 5)))
+    kernel = draw(st.tuples(st.integers(1, 5), st.one_of(st.integers(1, 5), st.integers(17, 24))))
     stride = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
     dilation = draw(st.tuples(st.integers(1, 2), st.integers(1, 3)))
     padding = draw(st.tuples(st.integers(0, 4), st.integers(0, 4)))
@@ -56,6 +56,21 @@ def test_weights_loaded_before_the_first_product(tmp_path):
         "product": (torch.matmul, (torch.randn(3, 9, 17), torch.randn(3, 17, 6))),
     }
     errors = compare_all(cases, core, tmp_path)
+    assert {name: error for name, error in errors.items() if not error <= TOLERANCE} == {}
+
+
+def test_long_rows_of_taps(tmp_path):
+    """Kernels of networks for sound, which reach over one side of the image, or over both."""
+    cases = {
+        "a plain row, strided": (nn.Conv1d(1, 20, 40, 16), (torch.randn(1, 1, 400),)),
+        "padded on both sides": (nn.Conv1d(1, 12, 64, 4, padding=32), (torch.randn(1, 1, 90),)),
+        "longer than the image": (nn.Conv1d(24, 24, 33, padding=16), (torch.randn(2, 24, 9),)),
+        "groups": (nn.Conv1d(48, 48, 128, padding=64, groups=4), (torch.randn(1, 48, 50),)),
+        "dilated": (nn.Conv1d(8, 8, 17, padding=24, dilation=3), (torch.randn(1, 8, 61),)),
+        "padded by more than the kernel": (nn.Conv1d(8, 8, 17, padding=40), (torch.randn(1, 8, 5),)),
+        "rows and columns": (nn.Conv2d(8, 16, (3, 39), padding=(1, 19)), (torch.randn(1, 8, 6, 44),)),
+    }
+    errors = compile_and_compare_all_widths(cases, tmp_path)
     assert {name: error for name, error in errors.items() if not error <= TOLERANCE} == {}
 
 

@@ -15,7 +15,7 @@ TOLERANCE = 1e-5
 def depthwise_convolutions(draw):
     """A depthwise convolution, what follows it, and an image it fits on."""
     channels = draw(st.integers(2, 40))
-    kernel = draw(st.tuples(st.integers(1, 7), st.integers(1, 7)))
+    kernel = draw(st.tuples(st.integers(1, 7), st.one_of(st.integers(1, 7), st.integers(17, 33))))
     stride = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
     dilation = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
     padding = draw(st.tuples(st.integers(0, 6), st.integers(0, 6)))
@@ -50,6 +50,9 @@ USUAL = {
     "3x3 on 7x7": usual(48, 7, 3, 1, nn.Hardswish),
     "5x5 stride 2": usual(24, 29, 5, 2, nn.SiLU),
     "7x7 on one pixel": usual(16, 1, 7, 1, nn.ReLU),
+    "31x31": usual(16, 20, 31, 1, nn.Identity),
+    "a row of 65": (nn.Conv1d(16, 16, 65, 2, 32, groups=16), (torch.randn(2, 16, 70),)),
+    "a row longer than the image": (nn.Conv1d(9, 9, 31, padding=15, groups=9), (torch.randn(1, 9, 6),)),
     "residual": (Residual(), (torch.randn(2, 20, 7, 7),)),
     "behind a pointwise convolution": (
         nn.Sequential(nn.Conv2d(5, 18, 1), nn.ReLU6(), nn.Conv2d(18, 18, 3, padding=1, groups=18), nn.Conv2d(18, 4, 1)),

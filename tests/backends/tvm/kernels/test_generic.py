@@ -1,10 +1,20 @@
 """Elementwise computations and reductions of random tensors against eager PyTorch, on every width of registers."""
 
+import ctypes
+import mmap
+
+import numpy as np
 import pytest
 import torch
 from compiling import ONE_LIST, Function, compile_and_compare_all_widths, several
+from direct import WIDTHS, Library
 from hypothesis import given
 from hypothesis import strategies as st
+from tvm import te, tirx
+from tvm.runtime import from_dlpack
+
+from cospipe.backends.tvm.kernels.convolution import Convolution, pack_weight
+from cospipe.backends.tvm.kernels.window import Window
 
 TOLERANCE = 1e-5
 """Of the output's scale; FP32 sums of some thousand numbers in another order."""
@@ -74,3 +84,38 @@ def test_reductions_of_networks(tmp_path):
         (Function(lambda x: (x > 0).sum(1)), (torch.randn(4, 50),)),
     ]
     assert wrong(usual, tmp_path) == {}
+
+
+def before_unreadable_memory(array):
+    """Return a copy of an array that ends where reading on ends the process."""
+    readable = -(-array.nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
+    memory = mmap.mmap(-1, readable + mmap.PAGESIZE)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(start + readable), mmap.PAGESIZE, 0) == 0
+    copy = np.frombuffer(memory, array.dtype, array.size, readable - array.nbytes).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+PACKED = Convolution(1, 1, 1, 408, 1, 8, Window(1, 1, 1, 1, 0, 1), Window(16, 1, 16, 1, 0, 1), 1, 2)
+"""Of 402 output channels in 51 blocks; the last of 26 tiles of two is moved back, and its block is not full."""
+CONDITIONAL = {
+    "squares below 49": (
+        lambda data: te.compute(
+            (8, 16), lambda i, j: tirx.if_then_else(i * i < 49, data(j, i), tirx.const(0.0, "float32")), name="chosen"
+        ),
+        [((16, 7), "float32")],
+    ),
+    "packed weights": (lambda weight: pack_weight(weight, PACKED, 1, 1), [((402, 1, 1, 16), "float32")]),
+}
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_what_a_condition_keeps_from_being_read_is_not_read(width):
+    library = Library(CONDITIONAL, WIDTHS[width])
+    data = before_unreadable_memory(np.random.default_rng(0).standard_normal((16, 7)).astype("float32"))
+    assert np.array_equal(library("squares below 49", from_dlpack(data)), np.pad(data.T, ((0, 1), (0, 0))))
+    weight = before_unreadable_memory(np.random.default_rng(0).standard_normal((402, 1, 1, 16)).astype("float32"))
+    blocks = np.pad(weight[:, 0, 0], ((0, 6), (0, 0))).reshape(51, 8, 16).transpose(0, 2, 1)
+    tiles = [np.concatenate(blocks[first : first + 2], axis=1) for first in (*range(0, 50, 2), 49)]
+    assert np.array_equal(library("packed weights", from_dlpack(weight)), np.array(tiles)[None, :, None, None, :, None])

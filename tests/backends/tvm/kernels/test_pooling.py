@@ -25,7 +25,7 @@ class Pooled(nn.Module):
 @st.composite
 def poolings(draw):
     """A pooling of odd sizes, strides and paddings, and an image it fits on."""
-    kernel = draw(st.tuples(st.integers(1, 6), st.integers(1, 6)))
+    kernel = draw(st.tuples(st.integers(1, 6), st.one_of(st.integers(1, 6), st.integers(17, 30))))
     stride = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
     padding = tuple(draw(st.integers(0, size // 2)) for size in kernel)
     ceil_mode = draw(st.booleans())
@@ -48,6 +48,9 @@ USUAL = {
     "maximum, 3x3 stride 1": (Pooled(24, nn.MaxPool2d(3, 1, 1)), image(3, 14, 14)),
     "maximum of negative numbers": (lambda x: nn.functional.max_pool2d(-5 - x.abs(), 3, 2, 1), image(16, 14, 14)),
     "maximum, 13x13": (Pooled(8, nn.MaxPool2d(13, 1, 6)), image(3, 20, 20)),
+    "maximum, 31x31": (Pooled(8, nn.MaxPool2d(31, 2, 15)), image(3, 20, 40)),
+    "average of a row of 75": (Pooled(12, nn.AvgPool2d((1, 75), (1, 15))), image(3, 2, 200)),
+    "average of a row, ends left out": (Pooled(12, nn.AvgPool2d((1, 25), 1, (0, 12), True, False)), image(3, 1, 31)),
     "average, 3x3": (Pooled(24, nn.AvgPool2d(3, 1, 1, count_include_pad=False)), image(3, 13, 9)),
     "global average": (Pooled(33, nn.AdaptiveAvgPool2d(1)), image(3, 7, 7, batch=2)),
     "global average of large images": (Pooled(17, nn.AdaptiveAvgPool2d(1)), image(3, 56, 41)),

@@ -25,11 +25,17 @@ def axes(draw):
     return Axis(size, output, kernel, stride, padding, dilation), output_padding
 
 
+def looped_phases(axis):
+    return [axis.looped_phase(first) for first in range(min(axis.stride, axis.output))]
+
+
+@pytest.mark.parametrize("phases_of", [lambda axis: axis.phases, looped_phases], ids=["unrolled", "looped"])
 @given(axes())
-def test_phases_are_the_definition(drawn):
+def test_phases_are_the_definition(phases_of, drawn):
     axis, _ = drawn
+    assume(phases_of is not looped_phases or axis.can_loop)
     read = {}
-    for phase in axis.phases:
+    for phase in phases_of(axis):
         for number in range(phase.window.output):
             taps = {phase.tap(tap): phase.window.position(number, tap) for tap in range(phase.window.kernel)}
             read[phase.output(number)] = {tap: position for tap, position in taps.items() if 0 <= position < axis.input}
@@ -118,6 +124,21 @@ def test_random_transposed_convolutions(tmp_path_factory, drawn):
 @given(drawn=st.tuples(several(transposed_sequences(), 4), several(sequences(), 4)).map(lambda pair: pair[0] + pair[1]))
 def test_random_convolutions_of_sequences(tmp_path_factory, drawn):
     assert wrong([*drawn, (Residual(), (2, 6, 21))], tmp_path_factory.mktemp("sequences")) == {}
+
+
+def test_large_strides(tmp_path):
+    """Masks brought back to the size of an image, and sound made of spectra: phases are loops."""
+    large = [
+        (nn.ConvTranspose2d(9, 5, 16, 8, 4), (1, 9, 5, 6)),
+        (nn.ConvTranspose2d(5, 7, 64, 32), (1, 5, 2, 3)),
+        (nn.ConvTranspose2d(12, 12, (5, 9), (5, 7), (1, 2), (0, 6), groups=12), (2, 12, 4, 3)),
+        (nn.ConvTranspose2d(4, 6, 3, 6), (1, 4, 3, 3)),
+        (nn.ConvTranspose2d(4, 6, 4, 5, 2, 1, dilation=3), (1, 4, 5, 5)),
+        (nn.ConvTranspose2d(4, 6, 3, 6, 1, dilation=2), (1, 4, 3, 3)),
+        (nn.ConvTranspose1d(18, 1, 80, 32, 24), (1, 18, 7)),
+        (nn.ConvTranspose1d(6, 3, 50, 20), (1, 6, 1)),
+    ]
+    assert wrong(large, tmp_path) == {}
 
 
 def test_usual_upsampling_on_each_core(tmp_path):

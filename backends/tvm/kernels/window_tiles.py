@@ -16,11 +16,10 @@ from typing import Any
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from cospipe.backends.tvm.kernels.convolution import Window
 from cospipe.backends.tvm.kernels.expressions import Expr
 from cospipe.backends.tvm.kernels.loops import last_moved_back
+from cospipe.backends.tvm.kernels.window import Window
 from cospipe.backends.tvm.tiling import tile_starts
-from cospipe.backends.tvm.window_tiling import Slide
 
 
 @dataclass(frozen=True)
@@ -49,11 +48,6 @@ class Line:
             return
         with T.If(tirx.all(*self.conditions)), T.Then():
             yield
-
-
-def slide(window: Window) -> Slide:
-    """Return what tiles depend on."""
-    return Slide(window.output, window.kernel, window.stride, window.dilation)
 
 
 def input_rows(rows: Window, tile: int, first: Expr) -> list[Line]:
@@ -158,11 +152,13 @@ def each_column_tile(columns: Window, tile: int, emit: Callable[[Expr], None]) -
         Output columns of a tile.
     emit : callable
         Called with the first output: a number where taps leave the image, so that the code knows which; an expression
-        for each run of other tiles, which share their code.
+        for each run of other tiles, which share their code, and for the tiles of a long row, whose taps are loops.
     """
     starts = tile_starts(columns.output, tile)
     is_whole = [
-        columns.is_inside(start, 0) and columns.is_inside(start + tile - 1, columns.kernel - 1) for start in starts
+        columns.loops_over_taps
+        or (columns.is_inside(start, 0) and columns.is_inside(start + tile - 1, columns.kernel - 1))
+        for start in starts
     ]
     number = 0
     while number < len(starts):
