@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import traceback
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from io import StringIO
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import torch
 from torch import fx, nn
+from torch._decomp import get_decompositions
 from torch.export import ExportedProgram
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.fx.graph import CodeGen
@@ -31,6 +33,12 @@ from cospipe.ir.load import load_model
 from cospipe.ir.normalise import normalise
 
 __all__ = ["capture", "load_model", "module_path"]
+
+_ATEN = torch.ops.aten
+_STEPS_OF_RECURRENCES = get_decompositions(
+    [_ATEN.lstm.input, _ATEN.gru.input, _ATEN.rnn_tanh.input, _ATEN.rnn_relu.input]
+)
+"""A recurrent layer is one operation to PyTorch; its steps can be compiled, and divided among stages."""
 
 
 def capture(
@@ -61,7 +69,7 @@ def capture(
     """
     program = model if isinstance(model, ExportedProgram) else _export(model, _checked(example_inputs))
     check_inputs(program)
-    unlifted = program.run_decompositions({}).module(check_guards=False)
+    unlifted = program.run_decompositions(_STEPS_OF_RECURRENCES).module(check_guards=False)
     assert isinstance(unlifted, fx.GraphModule)
     check_graph(unlifted.graph)
     unlifted.graph.set_codegen(CodeGen())
@@ -145,7 +153,9 @@ def _quiet() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with redirect_stderr(StringIO()):
+        with redirect_stderr(StringIO()), warnings.catch_warnings():
+            # recurrent layers list their weights anew whenever they run
+            warnings.filterwarnings("ignore", message=r"The tensor attributes? .*_flat_weights")
             yield
     finally:
         logging.disable(before)

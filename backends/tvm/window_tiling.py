@@ -11,7 +11,6 @@ from cospipe.backends.tvm.tiling import Core
 
 _MOST_ROWS = 4
 _MOST_UNROLLED_KERNEL_ROWS = 3
-_MOST_UNROLLED_TAPS = 16
 _LATENCY_CYCLES = 6
 """More than of one multiply-add: the first and the last of a tile wait for the tiles before and behind it."""
 _LOOP_CYCLES = 2
@@ -27,11 +26,7 @@ class Slide:
     kernel: int
     stride: int
     dilation: int
-
-    @property
-    def is_long(self) -> bool:
-        """Whether the window has too many taps to write them all out."""
-        return self.kernel > _MOST_UNROLLED_TAPS
+    loops_over_taps: bool = False
 
     def reads(self, tile: int) -> int:
         """Return how many different input positions the windows of ``tile`` outputs side by side look at."""
@@ -48,7 +43,7 @@ class WindowTile:
 
 def holds_kernel(tile: WindowTile, rows: Slide, columns: Slide, core: Core) -> bool:
     """Tell whether the whole kernel of a depthwise convolution stays in registers beside the sums of a tile."""
-    if columns.is_long:
+    if columns.loops_over_taps:
         return False
     return tile.rows * tile.columns + rows.kernel * columns.kernel + _spare_registers(core) <= core.registers
 
@@ -70,14 +65,14 @@ def depthwise_tile(rows: Slide, columns: Slide, core: Core) -> WindowTile:
     taps = rows.kernel * columns.kernel
 
     def fits(tile: WindowTile) -> bool:
-        if columns.is_long:
+        if columns.loops_over_taps:
             return tile.rows == 1 and tile.columns + 1 + _spare_registers(core) <= core.registers
         by_kernel_rows = tile.rows == 1 and tile.columns + columns.kernel + _spare_registers(core) <= core.registers
         return by_kernel_rows or holds_kernel(tile, rows, columns, core)
 
     def cycles(tile: WindowTile) -> float:
         outputs = tile.rows * tile.columns
-        if columns.is_long:
+        if columns.loops_over_taps:
             return _tile_cycles(outputs * taps, taps * (outputs + 1), outputs, taps, core) + taps * _LOOP_CYCLES
         if holds_kernel(tile, rows, columns, core):
             row_taps = ceil(taps / ceil(columns.outputs / tile.columns))  # read once for a row of tiles
@@ -103,14 +98,14 @@ def pooling_tile(rows: Slide, columns: Slide, core: Core) -> WindowTile:
     """
 
     def fits(tile: WindowTile) -> bool:
-        if columns.is_long:
+        if columns.loops_over_taps:
             return tile.rows == 1 and tile.columns + _spare_registers(core) <= core.registers
         is_one_row = tile.rows == 1 or unrolls_window(rows)
         return is_one_row and tile.rows * columns.reads(tile.columns) + _spare_registers(core) <= core.registers
 
     def cycles(tile: WindowTile) -> float:
         read, outputs = columns.reads(tile.columns), tile.rows * tile.columns
-        if columns.is_long:
+        if columns.loops_over_taps:
             taps = rows.kernel * columns.kernel
             return _tile_cycles(outputs * taps, outputs * taps, outputs, taps, core) + taps * _LOOP_CYCLES
         operations = tile.rows * read * (rows.kernel - 1) + outputs * (columns.kernel - 1)

@@ -164,6 +164,34 @@ def test_tied_weights_are_read_by_one_node(x):
     ]
 
 
+class LastStep(nn.Module):
+    """A recurrent layer of which only the last output counts."""
+
+    def __init__(self, recurrent):
+        super().__init__()
+        self.recurrent = recurrent
+
+    def forward(self, x):
+        return self.recurrent(x)[0][-1]
+
+
+@pytest.mark.parametrize(
+    "recurrent",
+    [
+        nn.LSTM(4, 6, 2, bidirectional=True, dropout=0.5),
+        nn.LSTM(4, 6, proj_size=3),
+        nn.GRU(4, 6, 2, bias=False),
+        nn.RNN(4, 6),
+        nn.RNN(4, 6, nonlinearity="relu"),
+    ],
+    ids=["LSTM", "LSTM with projections", "GRU", "RNN", "RNN of ReLU"],
+)
+def test_steps_of_recurrent_layers_are_operations(recurrent):
+    captured = compare_with_eager(LastStep(recurrent).eval(), (torch.randn(5, 2, 4),), tolerance=1e-6)
+    assert {node.target.namespace for node in captured.graph.nodes if hasattr(node.target, "namespace")} == {"aten"}
+    assert len([node for node in captured.graph.nodes if node.target is torch.ops.aten.linear.default]) >= 5
+
+
 def test_several_inputs_and_outputs_are_flat(x):
     model, y = SeveralOutputs(), torch.ones(2, 4)
     results = capture(model, (x, y))(x, y)

@@ -1,7 +1,8 @@
 """How a window slides along one axis of an image, and which of its taps lie inside.
 
-Short rows of taps are written out, so that the code knows which of them meet the padding. Code for each of the hundreds
-of taps of a row in a network for sound would take minutes to compile: the taps of a long row are loops.
+Short rows of taps are written out, so that the code knows which of them meet the padding. Networks for sound have rows
+of hundreds of taps, or far apart, that meet it at hundreds of places: code for each would take minutes to compile, so
+these are loops.
 """
 
 from __future__ import annotations
@@ -15,6 +16,10 @@ from tvm.script.ir_builder import tirx as T
 
 from cospipe.backends.tvm.kernels.expressions import Expr
 from cospipe.backends.tvm.window_tiling import Slide
+
+_MOST_UNROLLED_TAPS = 16
+_MOST_UNROLLED_BORDER = 32
+"""Outputs at the sides of an image whose taps partly leave it."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +56,21 @@ class Window:
 
     @property
     def loops_over_taps(self) -> bool:
-        """Whether it has too many taps to write them all out."""
-        return self.slide.is_long
+        """Whether it has too many taps to write them all out, or meets the padding at too many outputs."""
+        return self.kernel > _MOST_UNROLLED_TAPS or self.border_outputs > _MOST_UNROLLED_BORDER
+
+    @property
+    def border_outputs(self) -> int:
+        """Outputs that have some tap outside the image."""
+        reach = (self.kernel - 1) * self.dilation
+        first_whole = -(-self.padding // self.stride)
+        behind_whole = (self.input - 1 - reach + self.padding) // self.stride + 1
+        return self.output - max(0, min(behind_whole, self.output) - first_whole)
 
     @property
     def slide(self) -> Slide:
         """What tiles depend on."""
-        return Slide(self.output, self.kernel, self.stride, self.dilation)
+        return Slide(self.output, self.kernel, self.stride, self.dilation, self.loops_over_taps)
 
     def if_inside(self, output: Expr, tap: Expr, value: Expr, otherwise: float = 0.0) -> Expr:
         """Return a value, which is not computed where a tap of an output lies outside the image."""

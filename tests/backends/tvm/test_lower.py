@@ -108,6 +108,9 @@ PRODUCTS = {
     "heads": (lambda a, b: a @ b.transpose(-1, -2), numbers((1, 4, 17, 16), (1, 4, 17, 16))),
     "one matrix for all": (lambda a, b: a @ b, numbers((2, 4, 5, 6), (6, 7))),
     "added": (lambda a, b, c: torch.addmm(c, a, b, beta=0.5, alpha=2.0), numbers((5, 7), (7, 8), (8,))),
+    "LSTM": (nn.LSTM(6, 9, 2, batch_first=True, bidirectional=True), numbers((2, 4, 6))),
+    "GRU": (nn.GRU(6, 9), numbers((5, 1, 6))),
+    "RNN": (nn.RNN(6, 9, nonlinearity="relu"), numbers((5, 1, 6))),
     "attention": (nn.TransformerEncoderLayer(32, 4, 64, batch_first=True), numbers((1, 17, 32))),
 }
 

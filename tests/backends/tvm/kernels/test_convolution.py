@@ -67,6 +67,7 @@ def test_long_rows_of_taps(tmp_path):
         "longer than the image": (nn.Conv1d(24, 24, 33, padding=16), (torch.randn(2, 24, 9),)),
         "groups": (nn.Conv1d(48, 48, 128, padding=64, groups=4), (torch.randn(1, 48, 50),)),
         "dilated": (nn.Conv1d(8, 8, 17, padding=24, dilation=3), (torch.randn(1, 8, 61),)),
+        "far apart": (nn.Conv1d(8, 8, 2, padding=40, dilation=40), (torch.randn(1, 8, 100),)),
         "padded by more than the kernel": (nn.Conv1d(8, 8, 17, padding=40), (torch.randn(1, 8, 5),)),
         "rows and columns": (nn.Conv2d(8, 16, (3, 39), padding=(1, 19)), (torch.randn(1, 8, 6, 44),)),
     }
@@ -85,6 +86,8 @@ def test_a_window_knows_its_taps_inside_the_image(size, kernel, stride, padding,
     first, behind = (int(bound) for bound in window.taps(position))
     assert list(range(first, behind)) == inside
     assert window.leaves_image or len(inside) == kernel
+    is_whole = [window.is_inside(place, 0) and window.is_inside(place, kernel - 1) for place in range(output)]
+    assert window.border_outputs == is_whole.count(False)
 
 
 @given(st.integers(1, 60), st.integers(1, 32), st.integers(1, 32), st.sampled_from([1, 4, 8, 16]))
