@@ -18,7 +18,7 @@ from cospipe.backends.tvm.kernels.expressions import Expr
 from cospipe.backends.tvm.window_tiling import Slide
 
 _MOST_UNROLLED_TAPS = 16
-_MOST_UNROLLED_BORDER = 32
+_MOST_UNROLLED_BORDER = 96
 """Outputs at the sides of an image whose taps partly leave it."""
 
 

@@ -67,7 +67,7 @@ def test_long_rows_of_taps(tmp_path):
         "longer than the image": (nn.Conv1d(24, 24, 33, padding=16), (torch.randn(2, 24, 9),)),
         "groups": (nn.Conv1d(48, 48, 128, padding=64, groups=4), (torch.randn(1, 48, 50),)),
         "dilated": (nn.Conv1d(8, 8, 17, padding=24, dilation=3), (torch.randn(1, 8, 61),)),
-        "far apart": (nn.Conv1d(8, 8, 2, padding=40, dilation=40), (torch.randn(1, 8, 100),)),
+        "far apart": (nn.Conv1d(8, 8, 2, padding=60, dilation=60), (torch.randn(1, 8, 150),)),
         "padded by more than the kernel": (nn.Conv1d(8, 8, 17, padding=40), (torch.randn(1, 8, 5),)),
         "rows and columns": (nn.Conv2d(8, 16, (3, 39), padding=(1, 19)), (torch.randn(1, 8, 6, 44),)),
     }
