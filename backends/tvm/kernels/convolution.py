@@ -148,7 +148,7 @@ def emit_loops(kernel: FusedKernel, convolution: Convolution, core: Core) -> Non
 
 
 def emit_tile(
-    kernel: FusedKernel, convolution: Convolution, core: Core, outer: Sequence[Expr], row: Expr, start: Expr
+    kernel: FusedKernel, convolution: Convolution, core: Core, outer: tuple[Expr, Expr, Expr], row: Expr, start: Expr
 ) -> None:
     """Emit one register tile.
 

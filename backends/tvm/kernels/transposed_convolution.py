@@ -225,21 +225,18 @@ def _emit_phases(kernel: FusedKernel, transposed: TransposedConvolution, core: C
 def _emit_looped_phases(kernel: FusedKernel, transposed: TransposedConvolution, core: Core) -> None:
     """Emit one register tile, in loops over everything else."""
     rows, columns = transposed.rows, transposed.columns
-    tiles = transposed.channel_tiles
+    extents = [transposed.batch, transposed.groups, transposed.channel_tiles, rows.output]
     with (
-        shared_items(
-            [transposed.batch, transposed.groups, tiles, rows.output], _cycles(transposed, core), core
-        ) as item,
+        shared_items(extents, _cycles(transposed, core), core) as (image, group, tile, row),
         T.serial(min(columns.stride, columns.output)) as first,
     ):
-        *outer, row = item
         row_phase, column_phase = rows.looped_phase(row % rows.stride), columns.looped_phase(first)
+        phase = _of_phase(kernel, row_phase, column_phase)
         convolution = transposed.convolution(row_phase.window, column_phase.window, columns.narrowest)
         outputs, size = column_phase.window.output, convolution.tile_columns
         with T.serial((outputs + size - 1) // size) as number:
             start = T.min(number * size, outputs - size)
-            phase = _of_phase(kernel, row_phase, column_phase)
-            direct.emit_tile(phase, convolution, core, outer, row // rows.stride, start)
+            direct.emit_tile(phase, convolution, core, (image, group, tile), row // rows.stride, start)
 
 
 def _cycles(transposed: TransposedConvolution, core: Core) -> float:
