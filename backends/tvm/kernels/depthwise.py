@@ -2,7 +2,7 @@
 
 A tile of output rows x columns of one channel block is summed in registers. Every input is read once and multiplied
 with all weights that outputs of the tile need it for. A kernel too large for the registers is read row by row, for
-tiles of one row of outputs.
+tiles of one row of outputs; one of long rows, tap by tap.
 """
 
 from __future__ import annotations

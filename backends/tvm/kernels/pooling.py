@@ -1,7 +1,8 @@
 """Maxima and sums under a sliding window over channel blocks.
 
 A tile of output rows x columns of one channel block is computed at once. Each column of inputs is combined first, in a
-register for each row of outputs; then the columns of each window are. A window of many rows is a loop over its rows.
+register for each row of outputs; then the columns of each window are. A window of many rows is a loop over its rows,
+and one of long rows a loop over its taps.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ class Window:
     def border_outputs(self) -> int:
         """Outputs that have some tap outside the image."""
         reach = (self.kernel - 1) * self.dilation
-        first_whole = -(-self.padding // self.stride)
+        first_whole = max(0, -(-self.padding // self.stride))  # a phase of a transposed convolution starts inside
         behind_whole = (self.input - 1 - reach + self.padding) // self.stride + 1
         return self.output - max(0, min(behind_whole, self.output) - first_whole)
 
