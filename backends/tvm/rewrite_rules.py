@@ -213,6 +213,41 @@ def _average_pool(
     return mean * (taps / divisor)
 
 
+def _max_pool_1d(
+    sequence: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    dilation: Sequence[int] = (1,),
+    ceil_mode: bool = False,
+) -> Tensor:
+    window = [1, *kernel], [1, *(stride or kernel)], [0, *padding], [1, *dilation]
+    return _as_row(sequence, lambda image: aten.max_pool2d.default(image, *window, ceil_mode))
+
+
+def _average_pool_1d(
+    sequence: Tensor,
+    kernel: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> Tensor:
+    window = [1, *kernel], [1, *(stride or kernel)], [0, *padding]
+    return _as_row(sequence, lambda image: aten.avg_pool2d.default(image, *window, ceil_mode, count_include_pad))
+
+
+def _adaptive_average_pool_1d(sequence: Tensor, size: Sequence[int]) -> Tensor:
+    return _as_row(sequence, lambda image: aten.adaptive_avg_pool2d.default(image, [1, *size]))
+
+
+def _as_row(sequence: Tensor, pool: Callable[[Tensor], Tensor]) -> Tensor:
+    """Pool a sequence, with or without a batch axis, as an image of one row."""
+    batch = sequence if sequence.dim() == 3 else sequence.unsqueeze(0)
+    pooled = pool(batch.unsqueeze(-2)).squeeze(-2)
+    return pooled if sequence.dim() == 3 else pooled.squeeze(0)
+
+
 def _maximum_along(data: Tensor, axes: Sequence[int] = (), keepdim: bool = False) -> Tensor:
     chosen = sorted(axis % data.dim() for axis in axes) if axes else list(range(data.dim()))
     for axis in reversed(chosen):
@@ -284,9 +319,11 @@ RULES: Mapping[Any, Rule] = {
     **_BY_PYTORCH,
     aten._unsafe_view.default: aten.view.default,
     aten.add.Tensor: _add,
+    aten.adaptive_avg_pool1d.default: _adaptive_average_pool_1d,
     aten.addmm.default: _add_product,
     aten.amax.default: _maximum_along,
     aten.amin.default: _minimum_along,
+    aten.avg_pool1d.default: _average_pool_1d,
     aten.avg_pool2d.default: _average_pool,
     aten.clamp.default: _clamp,
     aten.conv1d.padding: partial(_convolve_same, aten.conv1d.default),
@@ -304,6 +341,7 @@ RULES: Mapping[Any, Rule] = {
     aten.group_norm.default: _group_norm,
     aten.instance_norm.default: _instance_norm,
     aten.layer_norm.default: _layer_norm,
+    aten.max_pool1d.default: _max_pool_1d,
     aten.min.dim: _minimum_and_position,
     aten.rms_norm.default: _rms_norm,
     aten.rsub.Scalar: _subtract_from,

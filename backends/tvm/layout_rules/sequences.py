@@ -1,4 +1,4 @@
-"""Convolutions of sequences, (N, C, W), on channel blocks: as those of images with one row."""
+"""Convolutions and poolings of sequences, (N, C, W), on channel blocks: as those of images with one row."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from tvm import relax
 
-from cospipe.backends.tvm.layout import Expr, LayoutRewriter, Rule, Value, shape_of
+from cospipe.backends.tvm.layout import Expr, LayoutRewriter, Rule, Value, image_shape, shape_of
 from cospipe.backends.tvm.layout_rules.convolution import convolution
 from cospipe.backends.tvm.layout_rules.transposed_convolution import transposed_convolution
 
@@ -43,7 +43,18 @@ def _as_image(
     return image and Value(shape_of(call), blocked=image.blocked)
 
 
+def one_row(layout: LayoutRewriter, call: relax.Call) -> Value | None:
+    """See a sequence as an image of one row, or the other way round; channel blocks are the same for both."""
+    value, result = layout.value(call.args[0]), shape_of(call)
+    if not value.is_blocked or {len(value.shape), len(result)} != {3, 4}:
+        return None
+    is_same = image_shape(value.shape) == image_shape(result)
+    return Value(result, blocked=value.blocked) if is_same else None
+
+
 RULES: dict[str, Rule] = {
+    "relax.expand_dims": one_row,
     "relax.nn.conv1d": convolution_1d,
     "relax.nn.conv1d_transpose": transposed_convolution_1d,
+    "relax.squeeze": one_row,
 }

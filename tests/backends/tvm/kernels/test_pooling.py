@@ -43,7 +43,34 @@ def image(channels, rows, columns, batch=1):
     return (torch.randn(batch, channels, rows, columns),)
 
 
+class Sequence(nn.Module):
+    """Convolutions of a sequence, and a pooling between them."""
+
+    def __init__(self, pooling):
+        super().__init__()
+        self.before, self.pooling, self.behind = nn.Conv1d(3, 20, 5), pooling, nn.Conv1d(20, 6, 1)
+
+    def forward(self, sequence):
+        return self.behind(self.pooling(self.before(sequence)))
+
+
+def sequence(channels, size, batch=1):
+    return (torch.randn(batch, channels, size),)
+
+
 USUAL = {
+    "maximum of a sequence": (Sequence(nn.MaxPool1d(3, 2, 1)), sequence(3, 40)),
+    "maximum of a sequence, dilated, rounded up": (Sequence(nn.MaxPool1d(4, 3, 1, 2, ceil_mode=True)), sequence(3, 41)),
+    "average of a sequence": (Sequence(nn.AvgPool1d(4)), sequence(3, 40, batch=2)),
+    "average of a sequence, ends left out": (
+        Sequence(nn.AvgPool1d(25, 2, 12, ceil_mode=True, count_include_pad=False)),
+        sequence(3, 40),
+    ),
+    "adaptive average of a sequence": (Sequence(nn.AdaptiveAvgPool1d(5)), sequence(3, 40)),
+    "averages of a sequence alone": (nn.AvgPool1d(3, 2), (torch.randn(20, 31),)),
+    "global average of a sequence": (Sequence(nn.AdaptiveAvgPool1d(1)), sequence(3, 40)),
+    "maximum of a sequence alone": (nn.MaxPool1d(3, 2), (torch.randn(20, 31),)),
+    "maximum of few channels": (nn.MaxPool1d(3, 2), sequence(3, 31)),
     "maximum, 3x3 stride 2": (Pooled(32, nn.MaxPool2d(3, 2, 1)), image(3, 57, 56)),
     "maximum, 3x3 stride 1": (Pooled(24, nn.MaxPool2d(3, 1, 1)), image(3, 14, 14)),
     "maximum of negative numbers": (lambda x: nn.functional.max_pool2d(-5 - x.abs(), 3, 2, 1), image(16, 14, 14)),
