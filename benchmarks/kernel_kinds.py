@@ -90,7 +90,7 @@ def _depthwise(options: Mapping[str, Any]) -> Work:
 def _transposed_convolution(options: Mapping[str, Any]) -> Work:
     described = transposed_convolution.TransposedConvolution.read(dict(options))
     windows = [(row.window, column.window) for row, column in product(described.rows.phases, described.columns.phases)]
-    macs = [described.convolution(*pair).macs for pair in windows]
+    macs = [described.convolution(rows, columns, columns.output).macs for rows, columns in windows]
     done = sum(count * _share_inside(*pair) for count, pair in zip(macs, windows, strict=True))
     return Work("transposed convolution", LayerKind.TRANSPOSED_CONV, sum(macs), round(done))
 
